@@ -1,0 +1,92 @@
+"""Every limit by name, the unit last. PURE.
+
+Two kinds. ``Limits`` are settings: each node may have its own, because they only
+decide what a node takes in. The ``FOLD_*`` constants decide verdicts, so they are
+part of the journal's format: all nodes must agree on them and changing one is a
+change of format.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+FOLD_SESSIONS_MAX = 10_000
+"""Clients whose offer ids are remembered at once; the longest idle goes first."""
+
+FOLD_SESSION_IDLE_REVISIONS_MAX = 1_000_000
+"""A client that offered nothing for this many revisions is forgotten."""
+
+FOLD_SESSION_WINDOW_OFFERS_MAX = 65_536
+"""How far a client's sequence may run ahead of its lowest unacknowledged one."""
+
+FOLD_DELETE_RANGE_KEYS_MAX = 10_000
+"""Keys that one ``delete_range`` may delete; more is rejected."""
+
+FOLD_LEASES_MAX = 100_000
+FOLD_LEASE_KEYS_MAX = 10_000
+
+LEASE_TTL_MS_MIN = 500
+LEASE_TTL_MS_MAX = 24 * 3600 * 1000
+
+KEY_BYTES_MAX = 4_096
+LABEL_BYTES_MAX = 256
+CLIENT_ID_BYTES_MAX = 64
+FIELD_BYTES_MAX = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one node takes in. ``validate`` checks them against each other."""
+
+    value_bytes_max: int = 512 * 1024
+    offer_bytes_max: int = 1024 * 1024
+    offer_operations_max: int = 1_024
+    """Conditions and mutations of one offer together."""
+
+    batch_offers_max: int = 4_096
+    """Offers of one client message."""
+    batch_bytes_max: int = 2 * 1024 * 1024
+    """A client message, packed."""
+
+    entry_offers_max: int = 4_096
+    entry_bytes_max: int = 2 * 1024 * 1024 + 64 * 1024
+    """An entry may always carry one whole client batch."""
+
+    window_slots_max: int = 32
+    """Slots in flight. A membership entry takes effect this many slots later, so it is
+    fixed when a cluster is created (it is checked between peers)."""
+
+    offers_inflight_max: int = 65_536
+    inflight_bytes_max: int = 64 * 1024 * 1024
+    """Offers taken in and not yet answered; past either comes ``Overloaded``."""
+
+    reads_inflight_max: int = 65_536
+    peer_queue_bytes_max: int = 64 * 1024 * 1024
+    learn_bytes_max: int = 4 * 1024 * 1024
+    """Entries sent to a lagging peer in one message."""
+
+    scan_keys_max: int = 10_000
+    scan_bytes_max: int = 1024 * 1024
+    """One page of a scan ends at whichever comes first."""
+
+    tails_max: int = 10_000
+    tail_message_bytes_max: int = 1024 * 1024
+    tail_recent_bytes_max: int = 32 * 1024 * 1024
+    """Recent commits kept decoded for the tails that are up to date."""
+
+    space_cache_records_max: int = 200_000
+    """Records of the space kept decoded in memory (a cache, not a limit on the space)."""
+
+    def validate(self) -> None:
+        """Raise ``ValueError`` where a limit is not positive or two contradict."""
+        for field in fields(self):
+            if getattr(self, field.name) <= 0:
+                raise ValueError(f"{field.name} must be positive, not {getattr(self, field.name)}")
+        if self.value_bytes_max > self.offer_bytes_max:
+            raise ValueError("value_bytes_max must not exceed offer_bytes_max")
+        if self.offer_bytes_max > self.batch_bytes_max:
+            raise ValueError("offer_bytes_max must not exceed batch_bytes_max")
+        if self.batch_bytes_max + 1024 > self.entry_bytes_max:
+            raise ValueError("entry_bytes_max must hold one whole batch (batch_bytes_max + 1024)")
+        if self.batch_offers_max > self.entry_offers_max:
+            raise ValueError("batch_offers_max must not exceed entry_offers_max")

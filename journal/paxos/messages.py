@@ -1,0 +1,167 @@
+"""What nodes say to each other, one frozen class for one message. PURE.
+
+An ``Envelope`` carries one of them from a node to a node. The network may lose,
+repeat, delay and reorder envelopes; nothing here relies on it doing otherwise.
+A value is opaque bytes to the core, but for membership entries (``entries.py``).
+
+Every message carries the ballot its sender speaks for, except where the text
+says that it is a question that binds nobody (PreVote, Learn, ReadIndex).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from journal.types import Ballot, NodeId, Slot
+
+
+class AcceptedValue(NamedTuple):
+    """What an acceptor holds for a slot: the ballot it was accepted at, and the value."""
+
+    slot: Slot
+    ballot: Ballot
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PreVote:
+    """Would you promise this ballot? Binds nobody; keeps a cut-off node from disturbing a leader."""
+
+    ballot: Ballot
+    chosen: Slot
+    """All slots up to this one are known chosen to the asker."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreVoteReply:
+    ballot: Ballot
+    granted: bool
+    promised: Ballot
+    """The highest ballot the answerer has promised: the asker's next must be above it."""
+    chosen: Slot
+    """How far the answerer knows: an asker that lags learns first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """Phase 1a for all slots from ``first`` on (Paxos Made Simple, section 3)."""
+
+    ballot: Ballot
+    first: Slot
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """Phase 1b: what was accepted above ``chosen``, which the answerer knows chosen up to."""
+
+    ballot: Ballot
+    first: Slot
+    chosen: Slot
+    accepted: tuple[AcceptedValue, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Nack:
+    """I have promised ``promised``, which is above the ballot you speak for."""
+
+    ballot: Ballot
+    promised: Ballot
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """Phase 2a for one slot. ``chosen``: every slot up to it is chosen."""
+
+    ballot: Ballot
+    slot: Slot
+    value: bytes
+    chosen: Slot
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Phase 2b: these slots are accepted at ``ballot`` and durable. One for many slots."""
+
+    ballot: Ballot
+    slots: tuple[Slot, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The leader lives; every slot up to ``chosen`` is chosen. ``probe`` serves read-index."""
+
+    ballot: Ballot
+    chosen: Slot
+    probe: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatReply:
+    ballot: Ballot
+    probe: int
+    chosen: Slot
+    """How far the answerer knows: shows its lag, and makes a transfer safe to start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learn:
+    """Send me the chosen values from ``first`` to ``last``. Binds nobody."""
+
+    first: Slot
+    last: Slot
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """Chosen values, contiguous from the first; ``chosen`` is how far the answerer knows."""
+
+    chosen: Slot
+    entries: tuple[AcceptedValue, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadIndex:
+    """A follower asks for the slot that a linearizable read must wait for. Binds nobody."""
+
+    read: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadIndexReply:
+    """``slot`` is None where the answerer is not a leader that can prove it."""
+
+    read: int
+    slot: Slot | None
+
+
+@dataclass(frozen=True, slots=True)
+class TakeOver:
+    """The leader hands over: the receiver starts phase 1 at once, with no pre-vote."""
+
+    ballot: Ballot
+    chosen: Slot
+
+
+Message = (
+    PreVote
+    | PreVoteReply
+    | Prepare
+    | Promise
+    | Nack
+    | Accept
+    | Accepted
+    | Heartbeat
+    | HeartbeatReply
+    | Learn
+    | Learned
+    | ReadIndex
+    | ReadIndexReply
+    | TakeOver
+)
+
+
+class Envelope(NamedTuple):
+    sender: NodeId
+    to: NodeId
+    message: Message

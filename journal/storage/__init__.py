@@ -1,0 +1,48 @@
+"""Durable records: an ordered key-value store below, the journal's records above.
+
+``Storage`` is the port. LevelDB (``leveldb``) and memory (``memory``) implement it
+and pass the same contract tests; the simulator wraps the memory one in faults.
+Reads are synchronous (a LevelDB read is microseconds); a write may block on the
+disk, so it is asynchronous and is the only place where the node meets a thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+Write = tuple[bytes, bytes | None]
+"""Put (key, value), or delete (key, None)."""
+
+
+class Storage(Protocol):
+    """An ordered map of bytes to bytes with atomic batches.
+
+    A batch is applied whole or not at all. ``write(sync=True)`` returns when the batch
+    and every batch before it are durable. One writer at a time: the caller awaits a
+    write before starting the next. A failed write or sync raises ``StorageFailed`` and
+    leaves the storage closed to further writes.
+    """
+
+    def get(self, key: bytes) -> bytes | None:
+        """Return the value of ``key``, or None. Raises ``StorageFailed``."""
+        ...
+
+    def iterate(
+        self, start: bytes, stop: bytes | None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (key, value) for start <= key < stop (None: no end) in order, from one
+        consistent view taken now."""
+        ...
+
+    async def write(self, writes: Iterable[Write], *, sync: bool) -> None:
+        """Apply one atomic batch, later entries over earlier ones."""
+        ...
+
+    def size_bytes(self) -> int:
+        """Return the approximate space in use on disk."""
+        ...
+
+    def close(self) -> None:
+        """Release the folder. Idempotent. No write may be under way."""
+        ...
