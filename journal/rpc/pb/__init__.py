@@ -1,0 +1,1 @@
+"""Generated from ``protos/`` by ``scripts/proto``: do not edit. ``make check`` compares."""

@@ -1,0 +1,48 @@
+from journal.rpc.pb import journal_pb2 as _journal_pb2
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Optional as _Optional
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class TransferLeadershipRequest(_message.Message):
+    __slots__ = ("to",)
+    TO_FIELD_NUMBER: _ClassVar[int]
+    to: int
+    def __init__(self, to: _Optional[int] = ...) -> None: ...
+
+class TransferLeadershipReply(_message.Message):
+    __slots__ = ("leader",)
+    LEADER_FIELD_NUMBER: _ClassVar[int]
+    leader: int
+    def __init__(self, leader: _Optional[int] = ...) -> None: ...
+
+class CompactRequest(_message.Message):
+    __slots__ = ("revision",)
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    def __init__(self, revision: _Optional[int] = ...) -> None: ...
+
+class CompactReply(_message.Message):
+    __slots__ = ("compacted",)
+    COMPACTED_FIELD_NUMBER: _ClassVar[int]
+    compacted: int
+    def __init__(self, compacted: _Optional[int] = ...) -> None: ...
+
+class ChainRequest(_message.Message):
+    __slots__ = ("slot",)
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    slot: int
+    def __init__(self, slot: _Optional[int] = ...) -> None: ...
+
+class ChainReply(_message.Message):
+    __slots__ = ("slot", "chain", "applied", "revision")
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    CHAIN_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    slot: int
+    chain: bytes
+    applied: int
+    revision: int
+    def __init__(self, slot: _Optional[int] = ..., chain: _Optional[bytes] = ..., applied: _Optional[int] = ..., revision: _Optional[int] = ...) -> None: ...
