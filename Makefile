@@ -1,0 +1,68 @@
+# Everything a person or CI does with the project, by name: `make help`.
+# `setup` runs by itself when the lock files, pyproject.toml or the virtual environment change.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help setup up down status demo test chaos check format proto bench lock clean
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.synod-setup
+DIR ?= .synod
+NODES ?= 3
+AGENTS ?= 2
+ARGS ?=
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Make .venv and install what is needed, pinned and checked by hash (runs by itself)
+
+$(STAMP): requirements.lock requirements-dev.lock pyproject.toml scripts/setup
+	@sh scripts/setup $(VENV)
+	@touch $@
+
+up: $(STAMP) ## Start a local cluster in the foreground: NODES=3 AGENTS=2 DIR=.synod
+	@$(BIN)/synod up --nodes $(NODES) --agents $(AGENTS) --dir $(DIR) $(ARGS)
+
+down: $(STAMP) ## Stop the cluster of DIR
+	@$(BIN)/synod down --dir $(DIR)
+
+status: $(STAMP) ## Show the nodes of DIR's cluster
+	@$(BIN)/synod status --dir $(DIR)
+
+demo: $(STAMP) ## Three nodes, three agents, two schedulers, one killed leader: does every promise hold?
+	@$(BIN)/python scripts/demo.py $(ARGS)
+
+test: $(STAMP) ## Run all tests; a skipped test is a failure
+	@$(BIN)/pytest $(ARGS)
+
+chaos: $(STAMP) ## Run only the tests that kill and pause real nodes
+	@$(BIN)/pytest tests/chaos $(ARGS)
+
+check: $(STAMP) ## Format, lint, strict types, import contracts, purity, committed stubs
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/purity.py
+	$(BIN)/python scripts/proto --check
+
+format: $(STAMP) ## Format, and mend what the linter can mend
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+proto: $(STAMP) ## Generate the stubs from protos/ again
+	@$(BIN)/python scripts/proto
+
+bench: $(STAMP) ## Measure offers per second and latency on three nodes
+	@$(BIN)/python scripts/bench.py $(ARGS)
+
+lock: ## Pin the newest versions that pyproject.toml allows (needs uv)
+	uv pip compile pyproject.toml --upgrade --python-version 3.11 --generate-hashes --quiet \
+	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements.lock
+	uv pip compile pyproject.toml --group dev --upgrade --python-version 3.11 --generate-hashes --quiet \
+	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements-dev.lock
+
+clean: ## Remove the virtual environment and the tools' caches (not the clusters' data)
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info
