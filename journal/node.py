@@ -1,0 +1,819 @@
+"""One node of the journal: the loop around the pure parts.
+
+::
+
+    inbox -> core -> write (one synced batch) -> send what had to be durable
+               |-> send what need not be       |-> own acceptance back into the inbox
+               |-> chosen -> fold -> verdicts, tails, reads
+
+Two tasks of one nursery do it. The *loop* never waits for the disk: it steps messages,
+proposes, sends, folds and answers. The *writer* takes all that has gathered since its
+last write and makes it durable in one batch; while it is away, everything that arrives
+gathers for the next (natural batching: under load batches grow, alone an offer waits
+for nobody). A third task only ticks.
+
+What the fold writes to the space rides in the next batch of the log. It need not be
+synced before an answer: the entry it came from is durable on a quorum, and the fold is
+deterministic. Storage applies batches in order, so the applied slot on disk never runs
+ahead of what it folds.
+
+The node takes storage, transport, clock and randomness as arguments; a simulator swaps
+all four. Its methods are synchronous, take a callback where the answer comes later, and
+may be called from the node's own OS thread in or outside of trio (grpc.aio's handlers run
+there in guest mode). Callbacks run inside the loop: they must not block nor raise.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import trio
+from structlog.typing import FilteringBoundLogger
+
+from journal.admission import Admission, Reply
+from journal.entries import KIND_OFFERS, kind_of, pack_compaction
+from journal.errors import (
+    JournalError,
+    LeaseNotFound,
+    NotLeader,
+    Overloaded,
+    ProtocolViolation,
+    RevisionInFuture,
+    StorageFailed,
+    Unavailable,
+)
+from journal.leases import LeaseClock
+from journal.limits import Limits
+from journal.offers import LeaseRevoke, Offer, Verdict, pack_batch, pack_offer, unpack_batch
+from journal.paxos import Paxos, PaxosConfig, Recovered, Role
+from journal.paxos.effects import Effects, SendEntries
+from journal.paxos.membership import Membership
+from journal.paxos.messages import AcceptedValue, Envelope, Learned
+from journal.space import Space
+from journal.storage import Storage, Write
+from journal.storage.log import LogStore
+from journal.tail import TailHub
+from journal.types import NodeId, Revision, Slot
+
+
+class Clock(Protocol):
+    """The node's only source of time."""
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+        ...
+
+    def wall_ms(self) -> int:
+        """Milliseconds since the epoch: stamped on entries for people, never compared."""
+        ...
+
+    async def sleep_until(self, deadline: float) -> None: ...
+
+
+class Transport(Protocol):
+    """Envelopes to and from the peers. May lose, repeat, delay and reorder them."""
+
+    def start(self, deliver: Callable[[Envelope], None]) -> None:
+        """Deliver what arrives to ``deliver``, in the node's own thread."""
+        ...
+
+    def send(self, envelopes: Sequence[Envelope]) -> None:
+        """Send without waiting; drops what its queues cannot hold."""
+        ...
+
+    def set_peers(self, endpoints: Mapping[NodeId, str]) -> None:
+        """Say where the peers are. Called at the start and when the membership changes."""
+        ...
+
+
+class TrioClock:
+    """Trio's clock: real in production, virtual under ``trio.testing.MockClock``."""
+
+    def __init__(self, wall_ms: Callable[[], int]) -> None:
+        self._wall_ms = wall_ms
+
+    def now(self) -> float:
+        return trio.current_time()
+
+    def wall_ms(self) -> int:
+        return self._wall_ms()
+
+    async def sleep_until(self, deadline: float) -> None:
+        await trio.sleep_until(deadline)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeConfig:
+    """Everything that may be set about a node. ``validate`` checks it."""
+
+    node: NodeId
+    cluster: str
+    """The cluster's id: peers and clients of another cluster are refused."""
+    endpoint: str
+    """Where clients and peers reach this node, ``host:port``."""
+    paxos: PaxosConfig
+    limits: Limits = field(default_factory=Limits)
+
+    tick_interval_s: float = 0.025
+    read_timeout_s: float = 3.0
+    """How long a read waits for a leader to confirm it, or for a revision to arrive."""
+    stop_timeout_s: float = 3.0
+    """How long a stop waits for the handover and for what is in flight."""
+    flush_interval_s: float = 0.1
+    """How long folded state may wait for a log write to ride with."""
+    pipeline_slots_max: int = 4
+    """Slots in flight past which a part-full entry waits for more offers."""
+
+    def validate(self) -> None:
+        """Raise ValueError that names the field that is wrong."""
+        self.limits.validate()
+        self.paxos.validate()
+        if not self.cluster or len(self.cluster) > 64:
+            raise ValueError(f"cluster must have 1 to 64 characters, not {self.cluster!r}")
+        if self.paxos.node != self.node:
+            raise ValueError(f"paxos.node is {self.paxos.node}, but node is {self.node}")
+        if self.paxos.window_slots_max != self.limits.window_slots_max:
+            raise ValueError("paxos.window_slots_max and limits.window_slots_max must be equal")
+        for name in ("tick_interval_s", "read_timeout_s", "stop_timeout_s", "flush_interval_s"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive")
+        if not 1 <= self.pipeline_slots_max <= self.limits.window_slots_max:
+            raise ValueError("pipeline_slots_max must be between 1 and window_slots_max")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """What a node says of itself."""
+
+    node: NodeId
+    cluster: str
+    endpoint: str
+    role: str
+    leader: NodeId | None
+    ballot: str
+    revision: Revision
+    applied: Slot
+    chosen: Slot
+    lag: int
+    """Slots that a node known to this one is ahead of it."""
+    chain: str
+    """Hash of everything folded up to ``applied``, in hex."""
+    compacted: Revision
+    disk_bytes: int
+    offers_inflight: int
+    tails: int
+    leases: int
+    uptime_s: float
+    members: tuple[tuple[NodeId, str], ...]
+    health: str
+    """``ok``, or why not."""
+
+
+@dataclass(slots=True)
+class _Read:
+    reply: Callable[[Revision | JournalError], None]
+    deadline: float
+    at_least: Revision
+
+
+@dataclass(slots=True)
+class _Command:
+    """An entry that is not made of offers, and who waits for it."""
+
+    value: bytes
+    reply: Callable[[Revision | JournalError], None]
+
+
+INBOX_MESSAGES_MAX = 20_000
+"""Envelopes that wait for the loop; more are dropped, which the protocol tolerates."""
+
+FOLD_OFFERS_PER_TURN = 2_000
+"""A node that catches up folds this many offers, then lets the loop turn."""
+
+COMPACT_RECORDS_PER_TURN = 500
+
+
+class Node:
+    """One node. Build it, ``run`` it in a nursery, talk to it through its methods."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        *,
+        storage: Storage,
+        transport: Transport,
+        clock: Clock,
+        rng: random.Random,
+        log: FilteringBoundLogger,
+        membership: Membership,
+    ) -> None:
+        """``membership`` is the cluster's first one; later ones are found in the log."""
+        config.validate()
+        self.config = config
+        self._storage = storage
+        self._transport = transport
+        self._clock = clock
+        self._logger = log
+        self._started = clock.now()
+
+        self._log = LogStore(storage, config.limits)
+        self.space = Space.load(storage, cache_records_max=config.limits.space_cache_records_max)
+        found = self._log.recover(self.space.applied, membership, config.limits.window_slots_max)
+        self._core = Paxos(
+            config.paxos,
+            Recovered(found.promised, self.space.applied, found.accepted, found.memberships),
+            rng=rng,
+            now=self._started,
+        )
+        self.tails = TailHub(self.space, self._log, config.limits)
+        self._admission = Admission(self.space, config.limits)
+        self._leases = LeaseClock()
+
+        self._inbox: list[Envelope] = []
+        self._to_fold: deque[AcceptedValue] = deque()
+        self._commands: deque[_Command] = deque()
+        self._commands_inflight: dict[Slot, _Command] = {}
+        self._reads_new: list[_Read] = []
+        self._reads_asked: dict[int, list[_Read]] = {}
+        self._reads_ready: list[tuple[Slot, _Read]] = []
+        self._read_ids = 0
+        self._reads = 0
+
+        self._log_writes: list[Write] = []
+        self._space_writes: list[Write] = []
+        self._space_writes_since = 0.0
+        self._after_write: list[Envelope] = []
+        self._writing = False
+        self._flush_wanted = False
+        self._write_ready = trio.Event()
+
+        self._work = trio.Event()
+        self._tick_due = False
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._stopping = False
+        self._stopped = trio.Event()
+        self._handed_to: NodeId | None = None
+        self._was_leading: tuple[bool, object] = (False, None)
+        self._leader_known: NodeId | None = None
+        self._membership: Membership | None = None
+        self._transfer_reply: tuple[float, NodeId, Callable[[NodeId | JournalError], None]] | None = None
+
+    # -- running --------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run until ``stop`` has finished, or raise ``StorageFailed``.
+
+        Every callback that still waits is answered with ``Unavailable`` on the way out.
+        """
+        self._token = trio.lowlevel.current_trio_token()
+        self._follow_membership()
+        self._transport.start(self._deliver)
+        failure: StorageFailed | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._ticker)
+                nursery.start_soon(self._writer)
+                nursery.start_soon(self._loop)
+                task_status.started()
+                await self._stopped.wait()
+                nursery.cancel_scope.cancel()
+        except* StorageFailed as group:
+            failure = _first(group)
+        finally:
+            self._fail_all(Unavailable("the node is stopping"))
+        if failure is not None:
+            raise failure
+        # What was folded last goes to disk too; without it a restart would fold it again.
+        self._flush_wanted = True
+        await self._write_batch()
+
+    def stop(self) -> None:
+        """Begin a graceful stop: hand the leadership over, finish what is in flight, return from ``run``."""
+        if not self._stopping:
+            self._stopping = True
+            self._logger.info("node.stopping")
+            self._wake()
+
+    async def _ticker(self) -> None:
+        deadline = self._clock.now()
+        while True:
+            deadline = max(deadline + self.config.tick_interval_s, self._clock.now())
+            await self._clock.sleep_until(deadline)
+            self._tick_due = True
+            self._work.set()
+
+    def _wake(self) -> None:
+        """Make the loop turn. From a trio task directly; from the guest's host through the token."""
+        if trio.lowlevel.in_trio_task():
+            self._work.set()
+        elif self._token is not None:
+            self._token.run_sync_soon(self._set_work, idempotent=True)
+
+    def _set_work(self) -> None:
+        self._work.set()
+
+    async def _loop(self) -> None:
+        stop_deadline: float | None = None
+        while True:
+            if not self._to_fold:
+                await self._work.wait()
+                self._work = trio.Event()
+            else:
+                await trio.lowlevel.checkpoint()
+            now = self._clock.now()
+            self._step_inbox(now)
+            if self._tick_due:
+                self._tick_due = False
+                self._tick(now)
+            self._ask_reads(now)
+            self._propose(now)
+            self._drain(now)
+            self._fold(now)
+            self._answer_reads()
+            if self._admission.waiting or self._commands:
+                # Folding may have freed a slot or unparked an offer.
+                self._propose(now)
+                self._drain(now)
+            if self._stopping:
+                if stop_deadline is None:
+                    stop_deadline = now + self.config.stop_timeout_s
+                    self._hand_over(now)
+                done = self._core.role is not Role.LEADER or (
+                    self._handed_to is None and self._admission.idle
+                )
+                if done or now >= stop_deadline:
+                    self._stopped.set()
+
+    # -- the loop's steps, in their order -----------------------------------------
+
+    def _deliver(self, envelope: Envelope) -> None:
+        if len(self._inbox) < INBOX_MESSAGES_MAX:
+            self._inbox.append(envelope)
+            self._wake()
+
+    def _step_inbox(self, now: float) -> None:
+        inbox, self._inbox = self._inbox, []
+        for envelope in inbox:
+            try:
+                self._core.step(envelope, now)
+            except ProtocolViolation as violation:
+                self._logger.warning("peer.violation", peer=envelope.sender, reason=str(violation))
+
+    def _tick(self, now: float) -> None:
+        self._core.tick(now)
+        for lease in self._leases.tick(self.space.leases, now):
+            self._expire(lease)
+        if self._space_writes and now - self._space_writes_since >= self.config.flush_interval_s:
+            self._flush_wanted = True
+            self._write_ready.set()
+        self._expire_reads(now)
+        self._check_transfer(now)
+        if not self._space_writes:
+            self._queue_space_writes(self.space.compact_step(COMPACT_RECORDS_PER_TURN), now)
+
+    def _propose(self, now: float) -> None:
+        core, config = self._core, self.config
+        while core.can_propose and self._commands:
+            command = self._commands.popleft()
+            slot = core.propose(command.value, now)
+            assert slot is not None
+            self._commands_inflight[slot] = command
+        while core.can_propose and self._admission.waiting:
+            # Natural batching: while a write is under way, or enough slots are in flight, offers gather.
+            busy = self._writing or core.slots_in_flight >= config.pipeline_slots_max
+            if busy and self._admission.waiting_bytes < config.limits.batch_bytes_max // 2:
+                return
+            proposal = self._admission.next_entry(self._clock.wall_ms())
+            if proposal is None:
+                return
+            slot = core.propose(proposal.value, now)
+            assert slot is not None
+            self._admission.proposed(slot, proposal)
+            self._drain(now)
+
+    def _drain(self, now: float) -> None:
+        effects = self._core.drain()
+        if effects:
+            if effects.send_now:
+                self._transport.send(effects.send_now)
+            if effects.must_persist:
+                self._log_writes.extend(self._log.writes_for(effects))
+            if effects.send_durable:
+                self._after_write.extend(effects.send_durable)
+            if effects.must_persist or effects.send_durable:
+                self._write_ready.set()
+            self._to_fold.extend(effects.chosen)
+            self._note_reads(effects)
+            self._send_entries(effects.send_entries)
+        self._note_role(now)
+
+    def _fold(self, now: float) -> None:
+        offers = 0
+        while self._to_fold and offers < FOLD_OFFERS_PER_TURN:
+            entry = self._to_fold.popleft()
+            folded = self.space.fold(entry.slot, entry.value)
+            self._queue_space_writes(folded.writes, now)
+            self.tails.publish(entry, folded)
+            self._admission.folded(folded, entry.value)
+            command = self._commands_inflight.pop(entry.slot, None)
+            if command is not None:
+                command.reply(self.space.revision)
+            if kind_of(entry.value) == KIND_OFFERS:
+                offers += sum(len(verdicts) for verdicts in folded.verdicts)
+        if self._core.membership is not self._membership:
+            self._follow_membership()
+
+    def _queue_space_writes(self, writes: Iterable[Write], now: float) -> None:
+        if not self._space_writes:
+            self._space_writes_since = now
+        self._space_writes.extend(writes)
+
+    def _send_entries(self, requests: list[SendEntries]) -> None:
+        for to, first, last in requests:
+            entries = self._log.read(first, last, self.config.limits.learn_bytes_max)
+            if entries:
+                learned = Learned(self._core.chosen, tuple(entries))
+                self._transport.send([Envelope(self.config.node, to, learned)])
+
+    # -- the writer ---------------------------------------------------------------
+
+    async def _writer(self) -> None:
+        while True:
+            await self._write_ready.wait()
+            self._write_ready = trio.Event()
+            await self._write_batch()
+            self._wake()
+
+    async def _write_batch(self) -> None:
+        """Make everything gathered so far durable, then do what waited for it."""
+        sync = bool(self._log_writes)
+        if sync or self._flush_wanted:
+            writes = self._log_writes + self._space_writes
+            flushed = self.space.applied
+            self._log_writes, self._space_writes = [], []
+            after, self._after_write = self._after_write, []
+            self._flush_wanted = False
+            self._writing = True
+            # Shielded: a batch that was taken and not written would leave a hole below the next one.
+            with trio.CancelScope(shield=True):
+                await self._storage.write(writes, sync=sync)
+            self._writing = False
+            self.space.flushed(flushed)
+            self.tails.flushed(flushed)
+        else:
+            after, self._after_write = self._after_write, []
+        outside = []
+        for envelope in after:
+            if envelope.to == self.config.node:
+                self._inbox.append(envelope)
+            else:
+                outside.append(envelope)
+        if outside:
+            self._transport.send(outside)
+
+    # -- roles ----------------------------------------------------------------------
+
+    def _note_role(self, now: float) -> None:
+        """Act on what changed of role, ballot and leader since the last look."""
+        core = self._core
+        leading = (core.role is Role.LEADER, core.ballot if core.role is Role.LEADER else None)
+        if leading != self._was_leading:
+            was, self._was_leading = self._was_leading, leading
+            if was[0]:
+                self._fail_offers()
+                self._leases.follow()
+                self._logger.warning("leader.lost", ballot=str(core.ballot), slot=core.chosen)
+            if leading[0]:
+                self._leases.lead(self.space.leases, now)
+                self._logger.info(
+                    "leader.elected", ballot=str(core.ballot), slot=core.chosen, revision=self.space.revision
+                )
+        if core.leader != self._leader_known:
+            self._leader_known = core.leader
+            if core.leader != self.config.node:
+                self._logger.info("leader.known", leader=core.leader, ballot=str(core.ballot))
+
+    def _follow_membership(self) -> None:
+        membership = self._core.membership
+        self._membership = membership
+        self._transport.set_peers(
+            {
+                member.node: member.endpoint
+                for member in (*membership.voters, *membership.learners)
+                if member.node != self.config.node
+            }
+        )
+
+    def _leader_error(self) -> NotLeader:
+        leader = self._core.leader
+        if leader == self.config.node:  # phase 1 is not done yet, or this node is stopping
+            leader = None
+        return NotLeader(leader, self._endpoint_of(leader))
+
+    def _endpoint_of(self, node: NodeId | None) -> str | None:
+        membership = self._core.membership
+        for member in (*membership.voters, *membership.learners):
+            if member.node == node:
+                return member.endpoint
+        return None
+
+    def _fail_offers(self) -> None:
+        inflight = Unavailable(
+            "the leadership moved while the offer was in flight: it may be accepted or not;"
+            " offer it again under the same id, or ask for its outcome"
+        )
+        self._admission.fail(self._leader_error(), inflight)
+        commands = [*self._commands, *self._commands_inflight.values()]
+        self._commands.clear()
+        self._commands_inflight.clear()
+        for command in commands:
+            command.reply(inflight)
+
+    def _fail_all(self, error: JournalError) -> None:
+        self._admission.fail(error, error)
+        for command in [*self._commands, *self._commands_inflight.values()]:
+            command.reply(error)
+        self._commands.clear()
+        self._commands_inflight.clear()
+        reads = self._reads_new + [read for group in self._reads_asked.values() for read in group]
+        reads += [read for _slot, read in self._reads_ready]
+        self._reads_new, self._reads_asked, self._reads_ready = [], {}, []
+        for read in reads:
+            self._finish_read(read, error)
+        if self._transfer_reply is not None:
+            _deadline, _to, reply = self._transfer_reply
+            self._transfer_reply = None
+            reply(error)
+
+    # -- offers ---------------------------------------------------------------------
+
+    def submit(self, data: bytes, reply: Reply) -> None:
+        """Take in one packed batch; ``reply`` gets its verdicts, in order, or an error.
+
+        Raises ``OfferInvalid``, ``NotLeader`` or ``Overloaded`` at once; then nothing was taken in.
+        """
+        if self._core.role is not Role.LEADER or self._stopping:
+            raise self._leader_error()
+        self._admission.submit(unpack_batch(data, self.config.limits), reply)
+        self._wake()
+
+    def outcome(self, client: bytes, sequence: int) -> Verdict | None:
+        """Return what became of an offer id, as far as this node has folded. None: not seen."""
+        return self.space.outcome(client, sequence)
+
+    def compact(self, revision: Revision, reply: Callable[[Revision | JournalError], None]) -> None:
+        """Forget history below ``revision`` on all nodes. Raises ``NotLeader``, ``RevisionInFuture``."""
+        if self._core.role is not Role.LEADER or self._stopping:
+            raise self._leader_error()
+        if revision > self.space.revision:
+            raise RevisionInFuture(revision, self.space.revision)
+        self._commands.append(_Command(pack_compaction(revision), reply))
+        self._wake()
+
+    # -- reads ----------------------------------------------------------------------
+
+    def read_barrier(
+        self,
+        reply: Callable[[Revision | JournalError], None],
+        *,
+        at_least: Revision | None = None,
+        linearizable: bool = True,
+    ) -> None:
+        """Call ``reply`` with this node's revision once ``space`` may be read.
+
+        ``linearizable``: it shows every offer that was answered before this call.
+        ``at_least``: it stands at that revision or later. Both need not be given; then the
+        reply comes at once. Raises ``Overloaded``.
+        """
+        at_least = at_least or Revision(0)
+        if not linearizable and self.space.revision >= at_least:
+            reply(self.space.revision)
+            return
+        limit = self.config.limits.reads_inflight_max
+        if self._reads >= limit:
+            raise Overloaded("reads_inflight_max", limit, 50)
+        self._reads += 1
+        read = _Read(reply, self._clock.now() + self.config.read_timeout_s, at_least)
+        if linearizable:
+            self._reads_new.append(read)
+        else:
+            self._reads_ready.append((Slot(0), read))
+        self._wake()
+
+    def _ask_reads(self, now: float) -> None:
+        """One read-index round for all reads that came since the last."""
+        if self._reads_new:
+            self._read_ids += 1
+            self._reads_asked[self._read_ids] = self._reads_new
+            self._reads_new = []
+            self._core.read(self._read_ids, now)
+
+    def _note_reads(self, effects: Effects) -> None:
+        for read_id, slot in effects.reads:
+            reads = self._reads_asked.pop(read_id, [])
+            if slot is None:
+                self._reads_new.extend(reads)  # no leader could prove itself: asked again on the next tick
+            else:
+                self._reads_ready.extend((slot, read) for read in reads)
+
+    def _answer_reads(self) -> None:
+        if not self._reads_ready:
+            return
+        applied, revision = self.space.applied, self.space.revision
+        waiting: list[tuple[Slot, _Read]] = []
+        for slot, read in self._reads_ready:
+            if applied >= slot and revision >= read.at_least:
+                self._finish_read(read, revision)
+            else:
+                waiting.append((slot, read))
+        self._reads_ready = waiting
+
+    def _expire_reads(self, now: float) -> None:
+        def late(read: _Read, error: JournalError) -> bool:
+            if read.deadline > now:
+                return False
+            self._finish_read(read, error)
+            return True
+
+        waited = self.config.read_timeout_s
+        unproved = Unavailable(
+            f"no leader confirmed the read within {waited:g} s: is a majority of the nodes up?"
+        )
+        self._reads_new = [read for read in self._reads_new if not late(read, unproved)]
+        for read_id, reads in list(self._reads_asked.items()):
+            self._reads_asked[read_id] = [read for read in reads if not late(read, unproved)]
+            if not self._reads_asked[read_id]:
+                del self._reads_asked[read_id]
+        revision = self.space.revision
+        self._reads_ready = [
+            (slot, read)
+            for slot, read in self._reads_ready
+            if not late(
+                read,
+                RevisionInFuture(read.at_least, revision)
+                if read.at_least > revision
+                else Unavailable(f"this node did not catch up to slot {slot} within {waited:g} s"),
+            )
+        ]
+
+    def _finish_read(self, read: _Read, result: Revision | JournalError) -> None:
+        self._reads -= 1
+        read.reply(result)
+
+    # -- leases -----------------------------------------------------------------------
+
+    def keep_alive(self, lease: int, reply: Callable[[int | JournalError], None]) -> None:
+        """Give ``lease`` a new term from now; ``reply`` gets its length in ms.
+
+        Raises ``NotLeader``, ``LeaseNotFound`` (if no later fold can bring it), ``Overloaded``.
+        """
+        if self._core.role is not Role.LEADER:
+            raise self._leader_error()
+        since = self._clock.now()
+
+        def confirmed(result: Revision | JournalError) -> None:
+            if isinstance(result, JournalError):
+                reply(result)
+                return
+            term = self.space.leases.get(lease)
+            if term is None:
+                reply(LeaseNotFound(lease))
+            elif self._core.role is not Role.LEADER:
+                reply(self._leader_error())
+            elif self._leases.is_expiring(lease):
+                reply(Unavailable(f"lease {lease} is expiring"))
+            else:
+                self._leases.renew(lease, term.ttl_ms, since)
+                reply(term.ttl_ms)
+
+        self.read_barrier(confirmed)
+
+    def _expire(self, lease: int) -> None:
+        offer = pack_offer(0, Offer(mutations=(LeaseRevoke(lease),), label=f"lease {lease} expired"))
+        batch = unpack_batch(pack_batch(b"", 0, self.space.revision, [offer]), self.config.limits)
+
+        def folded(result: list[Verdict] | JournalError) -> None:
+            if isinstance(result, JournalError):
+                self._leases.retry(lease)
+            else:
+                self._logger.info("lease.expired", lease=lease, revision=self.space.revision)
+
+        try:
+            self._admission.submit(batch, folded)
+        except Overloaded:
+            self._leases.retry(lease)
+
+    # -- leadership -------------------------------------------------------------------
+
+    def transfer_leadership(self, to: NodeId | None, reply: Callable[[NodeId | JournalError], None]) -> None:
+        """Hand the leadership to ``to`` (None: to the peer that knows most).
+
+        ``reply`` gets the new leader, or ``Unavailable`` if it did not come about in time.
+        Raises ``NotLeader``; ``Unavailable`` where ``to`` cannot lead, with the reason.
+        """
+        if self._core.role is not Role.LEADER:
+            raise self._leader_error()
+        now = self._clock.now()
+        if to == self.config.node:
+            reply(to)
+            return
+        if self._transfer_reply is not None:
+            raise Unavailable("another transfer of the leadership is under way")
+        target = to if to is not None else self._best_peer(now)
+        if target is None:
+            raise Unavailable("no other voter has been heard from: there is nobody to hand over to")
+        try:
+            self._core.transfer(target, now)
+        except ValueError as error:
+            raise Unavailable(f"leadership cannot go to node {target}: {error}") from None
+        deadline = now + 2 * self.config.paxos.election_timeout_s
+        self._transfer_reply = (deadline, target, reply)
+        self._wake()
+
+    def _best_peer(self, now: float) -> NodeId | None:
+        voters = {member.node for member in self._core.membership.voters} - {self.config.node}
+        alive = [
+            (progress.chosen, -node)
+            for node, progress in self._core.peers_progress.items()
+            if node in voters and now - progress.last_heard < self.config.paxos.election_timeout_s
+        ]
+        return NodeId(-max(alive)[1]) if alive else None
+
+    def _check_transfer(self, now: float) -> None:
+        if self._transfer_reply is None:
+            return
+        deadline, _to, reply = self._transfer_reply
+        leader = self._core.leader
+        if leader is not None and leader != self.config.node:
+            self._transfer_reply = None
+            reply(leader)
+        elif now >= deadline:
+            self._transfer_reply = None
+            reply(Unavailable("the leadership did not move in time"))
+
+    def _hand_over(self, now: float) -> None:
+        """On a stop: queued offers are refused, those in flight get until the deadline."""
+        target = self._best_peer(now) if self._core.role is Role.LEADER else None
+        if target is not None:
+            try:
+                self._core.transfer(target, now)
+            except ValueError as error:
+                self._logger.info("leader.handover_refused", to=target, reason=str(error))
+            else:
+                self._handed_to = target
+
+    # -- status -----------------------------------------------------------------------
+
+    @property
+    def leader_endpoint(self) -> tuple[NodeId | None, str | None]:
+        return self._core.leader, self._endpoint_of(self._core.leader)
+
+    def status(self) -> NodeStatus:
+        core, space = self._core, self.space
+        known = max([core.chosen, *(peer.chosen for peer in core.peers_progress.values())])
+        lag = max(0, known - space.applied)
+        membership = core.membership
+        if self._stopping:
+            health = "stopping"
+        elif core.leader is None:
+            health = "no leader"
+        elif lag > self.config.limits.window_slots_max:
+            health = f"catching up: {lag} slots behind"
+        else:
+            health = "ok"
+        return NodeStatus(
+            node=self.config.node,
+            cluster=self.config.cluster,
+            endpoint=self.config.endpoint,
+            role=core.role.name.lower(),
+            leader=core.leader,
+            ballot=str(core.ballot),
+            revision=space.revision,
+            applied=space.applied,
+            chosen=core.chosen,
+            lag=lag,
+            chain=space.chain.hex(),
+            compacted=space.compacted,
+            disk_bytes=self._storage.size_bytes(),
+            offers_inflight=self._admission.offers,
+            tails=self.tails.open,
+            leases=len(space.leases),
+            uptime_s=self._clock.now() - self._started,
+            members=tuple(
+                (member.node, member.endpoint) for member in (*membership.voters, *membership.learners)
+            ),
+            health=health,
+        )
+
+
+def _first(group: BaseExceptionGroup[StorageFailed]) -> StorageFailed:
+    """Return the first leaf of a group: one failed disk may be noticed by several tasks."""
+    leaf: BaseException = group
+    while isinstance(leaf, BaseExceptionGroup):
+        leaf = leaf.exceptions[0]
+    assert isinstance(leaf, StorageFailed)
+    return leaf

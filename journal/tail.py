@@ -1,0 +1,184 @@
+"""The fan-out of commits: any number of tails, no queue for any of them.
+
+A tail is a position: the last revision it has sent. It *reads* the commits after
+its position and *waits* when there are none. So a slow tail costs nothing but its
+position, and memory is bounded by one buffer of recent slots that all tails share;
+a tail that is behind that buffer is served from the log at its own pace.
+
+Commits are the same whether they come from the buffer or from the log: both are made
+by ``journal.space.commits`` from the entry and from what the fold recorded about it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from journal.errors import Overloaded, RevisionCompacted, RevisionInFuture
+from journal.limits import Limits
+from journal.paxos.messages import AcceptedValue
+from journal.space import Commit, Folded, Space, commits
+from journal.storage.log import LogStore
+from journal.types import Revision, Slot
+
+
+class TailChunk(NamedTuple):
+    """The commits of revisions ``first`` to ``last``, all of them. Empty: ``last == first - 1``."""
+
+    first: Revision
+    last: Revision
+    commits: list[Commit]
+
+
+@dataclass(slots=True)
+class _Recent:
+    """One folded slot, its commits made on first use."""
+
+    slot: Slot
+    first: Revision
+    last: Revision
+    entry: bytes
+    outcome: bytes
+    commits: list[Commit] | None = None
+
+
+class TailHub:
+    """The commits of one node, for every tail on it."""
+
+    def __init__(self, space: Space, log: LogStore, limits: Limits) -> None:
+        self._space = space
+        self._log = log
+        self._limits = limits
+        self._recent: deque[_Recent] = deque()
+        self._recent_bytes = 0
+        self._flushed = space.applied
+        self._waiters: dict[object, Callable[[], None]] = {}
+        self.open = 0
+        """Tails that are open now; the rpc edge counts them with ``opened`` and ``closed``."""
+
+    @property
+    def revision(self) -> Revision:
+        return self._space.revision
+
+    # -- the node's side ----------------------------------------------------------
+
+    def publish(self, entry: AcceptedValue, folded: Folded) -> None:
+        """Show the commits of a folded slot to all tails."""
+        if folded.revision == folded.before:
+            return
+        self._recent.append(
+            _Recent(
+                folded.slot,
+                Revision(folded.before + 1),
+                folded.revision,
+                entry.value,
+                folded.outcome,
+            )
+        )
+        self._recent_bytes += len(entry.value)
+        self._trim()
+        if self._waiters:
+            waiters = list(self._waiters.values())
+            self._waiters.clear()
+            for wake in waiters:
+                wake()
+
+    def flushed(self, slot: Slot) -> None:
+        """Slots up to ``slot`` can be read from storage now, so they may leave the buffer."""
+        self._flushed = slot
+        self._trim()
+
+    def _trim(self) -> None:
+        recent = self._recent
+        while (
+            recent
+            and self._recent_bytes > self._limits.tail_recent_bytes_max
+            and recent[0].slot <= self._flushed
+        ):
+            self._recent_bytes -= len(recent.popleft().entry)
+
+    # -- a tail's side --------------------------------------------------------------
+
+    def opened(self) -> None:
+        """Count a tail in. Raises ``Overloaded`` past ``tails_max``."""
+        if self.open >= self._limits.tails_max:
+            raise Overloaded("tails_max", self._limits.tails_max, 1000)
+        self.open += 1
+
+    def closed(self) -> None:
+        self.open -= 1
+
+    def read(self, after: Revision, bytes_max: int) -> TailChunk:
+        """Return commits from ``after + 1`` on: whole slots, about ``bytes_max`` of entries or
+        one slot, whichever is more. Raises ``RevisionCompacted`` or ``RevisionInFuture``."""
+        current = self._space.revision
+        if after > current:
+            raise RevisionInFuture(after, current)
+        if after < self._space.compacted:
+            raise RevisionCompacted(Revision(after + 1), Revision(self._space.compacted + 1))
+        if after == current:
+            return TailChunk(Revision(after + 1), after, [])
+        if self._recent and self._recent[0].first <= after + 1:
+            return self._from_recent(after, bytes_max)
+        return self._from_log(after, bytes_max)
+
+    def wait(self, after: Revision, wake: Callable[[], None]) -> Callable[[], None]:
+        """Call ``wake`` once, when there is something after ``after``; at once if there is now.
+
+        Returns a function that cancels it.
+        """
+        if self._space.revision > after:
+            wake()
+            return lambda: None
+        token = object()
+        self._waiters[token] = wake
+        return lambda: self._waiters.pop(token, None) and None
+
+    def _from_recent(self, after: Revision, bytes_max: int) -> TailChunk:
+        recent = self._recent
+        low, high = 0, len(recent) - 1
+        # A tail that keeps up wants the newest slots: look from that end first.
+        position = high
+        while position > 0 and recent[position].first > after + 1 and high - position < 8:
+            position -= 1
+        if recent[position].first > after + 1:
+            while low < high:  # the last slot whose first revision is not beyond after + 1
+                middle = (low + high + 1) // 2
+                if recent[middle].first <= after + 1:
+                    low = middle
+                else:
+                    high = middle - 1
+            position = low
+        found: list[Commit] = []
+        size = 0
+        last = after
+        while position < len(recent) and (not size or size < bytes_max):
+            item = recent[position]
+            if item.commits is None:
+                item.commits = commits(item.slot, item.entry, item.outcome)
+            found.extend(item.commits if item.first > after else item.commits[after + 1 - item.first :])
+            last = item.last
+            size += len(item.entry)
+            position += 1
+        return TailChunk(Revision(after + 1), last, found)
+
+    def _from_log(self, after: Revision, bytes_max: int) -> TailChunk:
+        found: list[Commit] = []
+        last = after
+        slot = self._space.slot_of(Revision(after + 1))
+        while not found and slot <= self._space.applied:
+            for entry in self._log.read(slot, self._space.applied, bytes_max):
+                slot = Slot(entry.slot + 1)
+                outcome = self._space.outcome_record(entry.slot)
+                if outcome is not None:
+                    found.extend(
+                        commit
+                        for commit in commits(entry.slot, entry.value, outcome)
+                        if commit.revision > after
+                    )
+        if found:
+            last = found[-1].revision
+        assert last > after, (after, self._space.revision)
+        return TailChunk(Revision(after + 1), last, found)
