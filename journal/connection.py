@@ -15,6 +15,8 @@ What holds for every method of a connection:
   (keep-alive) and raises ``Unavailable``. A node that is alive but cannot answer (no
   quorum) may keep a caller waiting: deadlines are the caller's, by cancellation.
 * It does not retry, does not redirect and does not cache. All of that is the client's.
+* It outlives failures: after ``Unavailable`` it may be used again, and then tries anew to
+  reach its node. The client keeps one connection an endpoint for as long as it lives.
 
 This module must not import grpc, asyncio or the node.
 """
@@ -27,12 +29,24 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from journal.errors import Unavailable
 from journal.types import NodeId, Revision, Slot
 
 if TYPE_CHECKING:
     from journal.node import NodeStatus
     from journal.offers import Verdict
     from journal.space import Commit, Record
+
+
+_REVISION_NONE = Revision(0)
+
+
+class NotSent(Unavailable):
+    """The request certainly never reached the node (refused connection, closed client).
+
+    An implementation that knows this may say so, and the caller of an offer then learns
+    that it was not committed, in place of "perhaps". Where in doubt: ``Unavailable``.
+    """
 
 
 class Level(Enum):
@@ -51,7 +65,7 @@ class Consistency:
     """A level, and for ``AT_LEAST`` its revision (0 for the others)."""
 
     level: Level
-    revision: Revision = Revision(0)
+    revision: Revision = _REVISION_NONE
 
 
 LINEARIZABLE = Consistency(Level.LINEARIZABLE)
@@ -117,6 +131,8 @@ class Connection(Protocol):
 
     async def get(self, keys: Sequence[bytes], *, at: Revision | None, consistency: Consistency) -> GetReply:
         """Read keys at one revision: ``at``, or the present one after the consistency's barrier.
+
+        No keys at all is allowed: that asks for the revision only.
 
         Raises ``RevisionCompacted``, ``RevisionInFuture`` (``at`` is beyond the node after the
         barrier), ``InvalidRequest``, ``Overloaded``, ``Unavailable``.
