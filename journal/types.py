@@ -21,15 +21,19 @@ Revision = NewType("Revision", int)
 NOBODY = NodeId(0)
 
 
-class Ballot(NamedTuple):
+class _Ballot(NamedTuple):
+    round: int
+    node: NodeId
+
+
+class Ballot(_Ballot):
     """The number of a leadership: ordered by round, ties broken by node.
 
     Source: Lamport, "Paxos Made Simple" (2001), section 2.2 ("different proposers
     choose their numbers from disjoint sets of numbers").
     """
 
-    round: int
-    node: NodeId
+    __slots__ = ()
 
     ZERO: ClassVar[Ballot]
 
