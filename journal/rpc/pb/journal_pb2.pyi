@@ -80,14 +80,16 @@ SNAPSHOT_MODE_FIRST: SnapshotMode
 SNAPSHOT_MODE_IF_COMPACTED: SnapshotMode
 
 class SubmitRequest(_message.Message):
-    __slots__ = ("id", "packed", "batch")
+    __slots__ = ("id", "packed", "batch", "receipt_values")
     ID_FIELD_NUMBER: _ClassVar[int]
     PACKED_FIELD_NUMBER: _ClassVar[int]
     BATCH_FIELD_NUMBER: _ClassVar[int]
+    RECEIPT_VALUES_FIELD_NUMBER: _ClassVar[int]
     id: int
     packed: bytes
     batch: Batch
-    def __init__(self, id: _Optional[int] = ..., packed: _Optional[bytes] = ..., batch: _Optional[_Union[Batch, _Mapping]] = ...) -> None: ...
+    receipt_values: bool
+    def __init__(self, id: _Optional[int] = ..., packed: _Optional[bytes] = ..., batch: _Optional[_Union[Batch, _Mapping]] = ..., receipt_values: _Optional[bool] = ...) -> None: ...
 
 class Batch(_message.Message):
     __slots__ = ("client", "acked", "base", "offers")
@@ -295,7 +297,7 @@ class Verdict(_message.Message):
     def __init__(self, accepted: _Optional[int] = ..., rejected: _Optional[_Union[Rejected, _Mapping]] = ..., expired: _Optional[_Union[Expired, _Mapping]] = ...) -> None: ...
 
 class Rejected(_message.Message):
-    __slots__ = ("reason", "where", "key", "revision", "label", "value", "actual", "message")
+    __slots__ = ("reason", "where", "key", "revision", "label", "value", "actual", "field", "message")
     REASON_FIELD_NUMBER: _ClassVar[int]
     WHERE_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
@@ -303,6 +305,7 @@ class Rejected(_message.Message):
     LABEL_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
     ACTUAL_FIELD_NUMBER: _ClassVar[int]
+    FIELD_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     reason: Reason
     where: str
@@ -311,8 +314,9 @@ class Rejected(_message.Message):
     label: str
     value: bytes
     actual: str
+    field: str
     message: str
-    def __init__(self, reason: _Optional[_Union[Reason, str]] = ..., where: _Optional[str] = ..., key: _Optional[bytes] = ..., revision: _Optional[int] = ..., label: _Optional[str] = ..., value: _Optional[bytes] = ..., actual: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+    def __init__(self, reason: _Optional[_Union[Reason, str]] = ..., where: _Optional[str] = ..., key: _Optional[bytes] = ..., revision: _Optional[int] = ..., label: _Optional[str] = ..., value: _Optional[bytes] = ..., actual: _Optional[str] = ..., field: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Expired(_message.Message):
     __slots__ = ()
@@ -617,11 +621,9 @@ class NodeStatus(_message.Message):
     def __init__(self, node: _Optional[int] = ..., cluster: _Optional[str] = ..., endpoint: _Optional[str] = ..., role: _Optional[str] = ..., leader: _Optional[int] = ..., leader_endpoint: _Optional[str] = ..., ballot: _Optional[str] = ..., revision: _Optional[int] = ..., applied: _Optional[int] = ..., chosen: _Optional[int] = ..., lag: _Optional[int] = ..., chain: _Optional[str] = ..., compacted: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., offers_inflight: _Optional[int] = ..., tails: _Optional[int] = ..., leases: _Optional[int] = ..., uptime_s: _Optional[float] = ..., members: _Optional[_Iterable[_Union[MemberStatus, _Mapping]]] = ..., health: _Optional[str] = ..., pid: _Optional[int] = ...) -> None: ...
 
 class MemberStatus(_message.Message):
-    __slots__ = ("node", "endpoint", "voter")
+    __slots__ = ("node", "endpoint")
     NODE_FIELD_NUMBER: _ClassVar[int]
     ENDPOINT_FIELD_NUMBER: _ClassVar[int]
-    VOTER_FIELD_NUMBER: _ClassVar[int]
     node: int
     endpoint: str
-    voter: bool
-    def __init__(self, node: _Optional[int] = ..., endpoint: _Optional[str] = ..., voter: _Optional[bool] = ...) -> None: ...
+    def __init__(self, node: _Optional[int] = ..., endpoint: _Optional[str] = ...) -> None: ...

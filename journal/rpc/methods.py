@@ -1,0 +1,109 @@
+"""The table of RPCs: what server and client must agree on about each, in one place.
+
+It stands where generated ``*_pb2_grpc.py`` would: those force a message class onto every
+method and a lowest gRPC version onto every program. A test compares it with the services
+of ``protos/``, so it cannot drift.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.message import Message
+
+from journal.rpc.pb import admin_pb2, journal_pb2, paxos_pb2
+
+JOURNAL = "synod.journal.v1.Journal"
+ADMIN = "synod.admin.v1.Admin"
+PEER = "synod.paxos.v1.Peer"
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One RPC: its full name, what it takes and gives, and which of the two are streams."""
+
+    service: str
+    name: str
+    request: type[Message]
+    reply: type[Message]
+    client_streams: bool = False
+    server_streams: bool = False
+
+    @property
+    def path(self) -> str:
+        return f"/{self.service}/{self.name}"
+
+    def decode_request(self, data: bytes) -> Any:
+        return self.request.FromString(data)
+
+    def decode_reply(self, data: bytes) -> Any:
+        return self.reply.FromString(data)
+
+
+def encode(message: Message) -> bytes:
+    """Serialize a message of any class."""
+    return message.SerializeToString()
+
+
+SUBMIT = Method(JOURNAL, "Submit", journal_pb2.SubmitRequest, journal_pb2.SubmitReply, True, True)
+SUBMIT_ONCE = Method(JOURNAL, "SubmitOnce", journal_pb2.SubmitRequest, journal_pb2.SubmitResult)
+GET = Method(JOURNAL, "Get", journal_pb2.GetRequest, journal_pb2.GetReply)
+SCAN = Method(JOURNAL, "Scan", journal_pb2.ScanRequest, journal_pb2.ScanReply)
+TAIL = Method(JOURNAL, "Tail", journal_pb2.TailRequest, journal_pb2.TailMessage, server_streams=True)
+LEASE_GRANT = Method(JOURNAL, "LeaseGrant", journal_pb2.LeaseGrantRequest, journal_pb2.LeaseGrantReply)
+LEASE_KEEP_ALIVE = Method(
+    JOURNAL,
+    "LeaseKeepAlive",
+    journal_pb2.LeaseKeepAliveRequest,
+    journal_pb2.LeaseKeepAliveReply,
+    True,
+    True,
+)
+LEASE_REVOKE = Method(JOURNAL, "LeaseRevoke", journal_pb2.LeaseRevokeRequest, journal_pb2.LeaseRevokeReply)
+LEASE_INFO = Method(JOURNAL, "LeaseInfo", journal_pb2.LeaseInfoRequest, journal_pb2.LeaseInfoReply)
+OUTCOME = Method(JOURNAL, "Outcome", journal_pb2.OutcomeRequest, journal_pb2.OutcomeReply)
+STATUS = Method(JOURNAL, "Status", journal_pb2.StatusRequest, journal_pb2.NodeStatus)
+
+ADMIN_STATUS = Method(ADMIN, "Status", journal_pb2.StatusRequest, journal_pb2.NodeStatus)
+TRANSFER_LEADERSHIP = Method(
+    ADMIN, "TransferLeadership", admin_pb2.TransferLeadershipRequest, admin_pb2.TransferLeadershipReply
+)
+COMPACT = Method(ADMIN, "Compact", admin_pb2.CompactRequest, admin_pb2.CompactReply)
+CHAIN = Method(ADMIN, "Chain", admin_pb2.ChainRequest, admin_pb2.ChainReply)
+
+EXCHANGE = Method(PEER, "Exchange", paxos_pb2.Parcel, paxos_pb2.Empty, True, True)
+
+ALL = (
+    SUBMIT,
+    SUBMIT_ONCE,
+    GET,
+    SCAN,
+    TAIL,
+    LEASE_GRANT,
+    LEASE_KEEP_ALIVE,
+    LEASE_REVOKE,
+    LEASE_INFO,
+    OUTCOME,
+    STATUS,
+    ADMIN_STATUS,
+    TRANSFER_LEADERSHIP,
+    COMPACT,
+    CHAIN,
+    EXCHANGE,
+)
+
+# -- metadata ---------------------------------------------------------------------------
+
+MD_CLUSTER = "synod-cluster"
+MD_PROTOCOL = "synod-protocol"
+MD_SENDER = "synod-sender"
+MD_RECEIVER = "synod-receiver"
+MD_WINDOW = "synod-window-slots-max"
+MD_ERROR = "synod-error-bin"
+MD_LEADER = "synod-leader"
+MD_LEADER_ENDPOINT = "synod-leader-endpoint"
+MD_RETRY_AFTER = "retry-after-ms"
+
+PEER_PROTOCOL = "1"
+"""Changed when two nodes of different versions could misunderstand each other."""
