@@ -257,9 +257,7 @@ def _members(members: Iterable[pb.SetMember], where: str) -> list[int | str]:
 
 # -- verdicts -----------------------------------------------------------------------------
 
-_REASONS: Mapping[Reason, pb.Reason] = {
-    reason: pb.Reason.Value(f"REASON_{reason.value}") for reason in Reason
-}
+_REASONS: Mapping[Reason, Any] = {reason: pb.Reason.Value(f"REASON_{reason.value}") for reason in Reason}
 _REASONS_BACK = {number: reason for reason, number in _REASONS.items()}
 
 

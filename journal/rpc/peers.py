@@ -1,0 +1,320 @@
+"""The transport between nodes: one outgoing stream to each peer, over gRPC.
+
+Each node opens a stream to each of its peers and only ever writes to it; what the peer
+says comes over the stream that the peer opened. So each direction breaks and heals by
+itself, as the core expects of a link.
+
+What is promised is little, because Paxos needs little: an envelope arrives at most once
+a stream, in order, or not at all. What matters is that nothing here waits or grows:
+
+* ``send`` appends to a queue of at most ``peer_queue_bytes_max`` and drops what does not fit;
+* while a peer cannot be reached, only the latest ``_OFFLINE_BYTES_MAX`` are kept: enough
+  that the first words of an election are not lost to a connection being made, and what
+  is older has been said again by then;
+* all that gathered while a write was under way goes out in one parcel; a parcel larger
+  than a gRPC message may be travels in parts;
+* a peer that is back is reached within a second (``channels``); one that refuses this
+  node (wrong cluster, wrong window) is asked again every few seconds, and logged once.
+
+All of it runs on the asyncio side of guest mode, in the node's own thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+import grpc
+import grpc.aio
+from structlog.typing import FilteringBoundLogger
+
+from journal.errors import JournalError, ProtocolViolation, WrongCluster
+from journal.paxos.messages import Envelope, Message
+from journal.rpc import methods
+from journal.rpc.channels import channel_options
+from journal.rpc.codec import message_bytes, pack_message, unpack_message
+from journal.rpc.pb import paxos_pb2 as px
+from journal.types import NodeId
+
+PARCEL_BYTES_MAX = 1024 * 1024
+"""A parcel above this travels in parts of this size: below what any node's server takes."""
+
+_OFFLINE_BYTES_MAX = 1024 * 1024
+_RETRY_S = 0.1
+_REFUSED_RETRY_S = 3.0
+
+
+class GrpcTransport:
+    """``journal.node.Transport`` over gRPC. ``serve`` hands it the streams of its peers.
+
+    ``cluster``, ``node`` and ``window_slots_max`` are what both sides of a stream must agree on.
+    """
+
+    def __init__(
+        self,
+        *,
+        cluster: str,
+        node: NodeId,
+        window_slots_max: int,
+        queue_bytes_max: int,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._cluster = cluster
+        self._node = node
+        self._window = window_slots_max
+        self._queue_bytes_max = queue_bytes_max
+        # A parcel in parts is put together again in memory: never more than this. The largest
+        # message is a Promise for a full window, and the leader's own limits keep that below.
+        self._parcel_bytes_max = 4 * queue_bytes_max
+        self._log = log
+        self._deliver: Callable[[Envelope], None] | None = None
+        self._links: dict[NodeId, _Link] = {}
+        self._incoming: dict[NodeId, asyncio.Task[object]] = {}
+        self._closed = False
+
+    # -- the node's side ----------------------------------------------------------------
+
+    def start(self, deliver: Callable[[Envelope], None]) -> None:
+        self._deliver = deliver
+
+    def send(self, envelopes: Sequence[Envelope]) -> None:
+        for _sender, to, message in envelopes:
+            link = self._links.get(to)
+            if link is not None:
+                link.put(message)
+
+    def set_peers(self, endpoints: Mapping[NodeId, str]) -> None:
+        for node, link in list(self._links.items()):
+            if endpoints.get(node) != link.endpoint:
+                del self._links[node]
+                link.close()
+        if self._closed:
+            return
+        for node, endpoint in endpoints.items():
+            if node != self._node and node not in self._links:
+                metadata = (
+                    (methods.MD_PROTOCOL, methods.PEER_PROTOCOL),
+                    (methods.MD_CLUSTER, self._cluster),
+                    (methods.MD_SENDER, str(self._node)),
+                    (methods.MD_RECEIVER, str(node)),
+                    (methods.MD_WINDOW, str(self._window)),
+                )
+                log = self._log.bind(peer=node, endpoint=endpoint)
+                self._links[node] = _Link(endpoint, metadata, self._queue_bytes_max, log)
+
+    async def aclose(self) -> None:
+        """Close all streams, both ways. From the asyncio side."""
+        self._closed = True
+        links = list(self._links.values())
+        self._links.clear()
+        for link in links:
+            link.close()
+        for link in links:
+            await link.closed()
+
+    # -- the server's side ----------------------------------------------------------------
+
+    def check(self, metadata: Mapping[str, str | bytes]) -> NodeId:
+        """Return who opens a stream. Raises ``WrongCluster`` with the reason for a refusal."""
+        for key, expected, what in (
+            (methods.MD_PROTOCOL, methods.PEER_PROTOCOL, "peer protocol"),
+            (methods.MD_CLUSTER, self._cluster, "cluster"),
+            (methods.MD_RECEIVER, str(self._node), "node"),
+            (methods.MD_WINDOW, str(self._window), "window_slots_max"),
+        ):
+            given = metadata.get(key)
+            if given != expected:
+                raise WrongCluster(f"{what} here is {expected}, but the caller expects {given}")
+        sender = str(metadata.get(methods.MD_SENDER, ""))
+        if not sender.isascii() or not sender.isdigit() or not 0 < int(sender) < 2**32:
+            raise WrongCluster(f"{methods.MD_SENDER} must be the number of a node, not {sender!r}")
+        if int(sender) == self._node:
+            raise WrongCluster(f"node {sender} is this node itself")
+        return NodeId(int(sender))
+
+    async def receive(self, sender: NodeId, read: Callable[[], Awaitable[px.Parcel | None]]) -> None:
+        """Deliver what a peer's stream brings until it ends (``read`` gives None).
+
+        Raises ``ProtocolViolation`` where the stream cannot be understood any more, and
+        ``WrongCluster`` where the same peer has opened a newer one.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        older = self._incoming.get(sender)
+        self._incoming[sender] = task
+        if older is not None:
+            older.cancel()
+        parts = bytearray()
+        try:
+            while (parcel := await read()) is not None:
+                if parcel.part:
+                    if len(parts) + len(parcel.part) > self._parcel_bytes_max:
+                        raise ProtocolViolation(
+                            f"node {sender} sent a parcel of over {self._parcel_bytes_max} bytes"
+                        )
+                    parts += parcel.part
+                    if parcel.more:
+                        continue
+                    parcel = px.Parcel.FromString(bytes(parts))
+                    parts.clear()
+                self._deliver_parcel(sender, parcel)
+        finally:
+            if self._incoming.get(sender) is task:
+                del self._incoming[sender]
+
+    def _deliver_parcel(self, sender: NodeId, parcel: px.Parcel) -> None:
+        deliver = self._deliver
+        if deliver is None:  # not started yet: lost, as on any network
+            return
+        for packed in parcel.envelopes:
+            try:
+                envelope = unpack_message(packed, sender, self._node)
+            except ProtocolViolation as violation:
+                self._log.warning("peer.violation", peer=sender, reason=str(violation))
+            else:
+                deliver(envelope)
+
+
+class _Link:
+    """The outgoing stream to one peer, and what waits for it."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        metadata: tuple[tuple[str, str], ...],
+        queue_bytes_max: int,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self.endpoint = endpoint
+        self._metadata = metadata
+        self._queue_bytes_max = queue_bytes_max
+        self._log = log
+        self._queue: deque[tuple[int, Message]] = deque()
+        self._bytes = 0
+        self._connected = False
+        self._trouble: str | None = None  # what was logged last, so that it is logged once
+        self._dropped = 0
+        self._wake: asyncio.Future[None] | None = None
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def put(self, message: Message) -> None:
+        """Queue a message, or drop it (or, while offline, an older one)."""
+        size = message_bytes(message)
+        if self._bytes + size > (self._queue_bytes_max if self._connected else _OFFLINE_BYTES_MAX):
+            if self._connected:
+                # One message alone always fits: the largest must get through some time.
+                if self._queue:
+                    self._drop()
+                    return
+            else:
+                while self._queue and self._bytes + size > _OFFLINE_BYTES_MAX:
+                    self._bytes -= self._queue.popleft()[0]
+        self._queue.append((size, message))
+        self._bytes += size
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    def _drop(self) -> None:
+        if self._dropped == 0:
+            self._log.warning("peer.queue_full", bytes=self._bytes)
+        self._dropped += 1
+
+    def close(self) -> None:
+        self._task.cancel()
+
+    async def closed(self) -> None:
+        """Wait until the stream is closed."""
+        await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        while True:
+            # A channel of its own each time: a fresh one tries to connect at once, where the old
+            # one would first sit out its backoff.
+            async with grpc.aio.insecure_channel(self.endpoint, options=channel_options()) as channel:
+                exchange = channel.stream_stream(
+                    methods.EXCHANGE.path,
+                    request_serializer=methods.encode,
+                    response_deserializer=px.Empty.FromString,
+                )
+                call = exchange(metadata=self._metadata, wait_for_ready=True)
+                try:
+                    await self._write_to(call)
+                except asyncio.CancelledError:
+                    if self._closing():
+                        raise
+                except (grpc.RpcError, asyncio.InvalidStateError, grpc.aio.UsageError):
+                    pass
+                finally:
+                    self._connected = False
+                    call.cancel()
+                status, details = await call.code(), await call.details()
+            refused = status in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNIMPLEMENTED)
+            self._lost(refused, f"{details or 'the stream ended'} ({status.name})")
+            await asyncio.sleep(_REFUSED_RETRY_S if refused else _RETRY_S)
+
+    @staticmethod
+    def _closing() -> bool:
+        task = asyncio.current_task()
+        return task is not None and task.cancelling() > 0
+
+    async def _write_to(self, call: grpc.aio.StreamStreamCall[px.Parcel, px.Empty]) -> None:
+        await call.initial_metadata()  # the peer has accepted this node
+        if call.done():
+            return
+        self._connected = True
+        self._trouble = None
+        self._dropped = 0
+        self._log.info("peer.connected")
+        loop = asyncio.get_running_loop()
+
+        def ended(_call: object) -> None:
+            if self._wake is not None and not self._wake.done():
+                self._wake.set_result(None)
+
+        call.add_done_callback(ended)
+        while not call.done():
+            if not self._queue:
+                self._dropped = 0
+                self._wake = loop.create_future()
+                await self._wake
+                self._wake = None
+                continue
+            for parcel in self._parcels():
+                await call.write(parcel)
+
+    def _parcels(self) -> list[px.Parcel]:
+        """Take what is queued, up to one parcel's worth, as one parcel or the parts of one."""
+        envelopes: list[px.Envelope] = []
+        size = 0
+        while self._queue and (not envelopes or size + self._queue[0][0] <= PARCEL_BYTES_MAX):
+            taken, message = self._queue.popleft()
+            envelopes.append(pack_message(message))
+            size += taken
+        self._bytes -= size
+        parcel = px.Parcel(envelopes=envelopes)
+        if size <= PARCEL_BYTES_MAX:
+            return [parcel]
+        whole = parcel.SerializeToString()
+        cuts = range(0, len(whole), PARCEL_BYTES_MAX)
+        return [
+            px.Parcel(part=whole[cut : cut + PARCEL_BYTES_MAX], more=cut + PARCEL_BYTES_MAX < len(whole))
+            for cut in cuts
+        ]
+
+    def _lost(self, refused: bool, reason: str) -> None:
+        """Forget what waited for a connection that is gone, and say once why it went."""
+        while self._queue and self._bytes > _OFFLINE_BYTES_MAX:
+            self._bytes -= self._queue.popleft()[0]
+        event = "peer.refused" if refused else "peer.lost"
+        trouble = reason if refused else event
+        if trouble == self._trouble:
+            return
+        self._trouble = trouble
+        if refused:
+            self._log.error(event, reason=reason)
+        else:
+            self._log.warning(event, reason=reason)
+
+
+__all__ = ["PARCEL_BYTES_MAX", "GrpcTransport", "JournalError"]
