@@ -18,8 +18,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from journal.offers import Adjust, Delete, LeaseGrant, Mutation, Offer, Put, SetAdd, SetRemove
-
 from cluster import keys
 from cluster.records import (
     Alive,
@@ -35,6 +33,8 @@ from cluster.records import (
     TaskStatus,
 )
 from cluster.transitions import INSTANCE, TASK_DESIRED, TASK_LAST, IllegalTransition, check
+from journal.limits import LABEL_BYTES_MAX
+from journal.offers import Adjust, Delete, LeaseGrant, Mutation, Offer, Put, SetAdd, SetRemove
 from journal.types import Revision
 
 
@@ -44,7 +44,7 @@ def create_cluster(cluster: str) -> Offer:
     return Offer(
         mutations=(Put(key, Cluster(cluster_name=cluster).pack()),),
         expect=((key, 0),),
-        label=f"create-cluster {cluster}",
+        label=_label(f"create-cluster {cluster}"),
     )
 
 
@@ -54,7 +54,7 @@ def register_task_definition(definition: TaskDefinition) -> Offer:
     return Offer(
         mutations=(Put(key, definition.pack()),),
         expect=((key, 0),),
-        label=f"register-task-definition {definition.name}",
+        label=_label(f"register-task-definition {definition.name}"),
     )
 
 
@@ -69,7 +69,7 @@ def register_instance(cluster: str, instance: str, record: ContainerInstance) ->
     return Offer(
         mutations=(Put(instance_key, record.pack()), Put(capacity_key, capacity.pack())),
         expect=((instance_key, 0), (capacity_key, 0)),
-        label=f"register {instance}",
+        label=_label(f"register {instance}"),
     )
 
 
@@ -88,7 +88,9 @@ def change_instance(
     if deltas:
         mutations.append(Adjust(keys.capacity(cluster, instance), deltas, minimum=dict.fromkeys(deltas, 0)))
     return Offer(
-        mutations=tuple(mutations), expect=((instance_key, revision),), label=f"change instance {instance}"
+        mutations=tuple(mutations),
+        expect=((instance_key, revision),),
+        label=_label(f"change instance {instance}"),
     )
 
 
@@ -115,7 +117,7 @@ def connect(
         mutations=tuple(mutations),
         expect=((keys.instance(cluster, instance), registration),),
         at=at,
-        label=f"connect {instance}",
+        label=_label(f"connect {instance}"),
     )
 
 
@@ -148,7 +150,7 @@ def place(
         ),
         expect=((task_key, 0),),
         at=at,
-        label=f"{by}: place {task_id}",
+        label=_label(f"{by}: place {task_id}"),
     )
 
 
@@ -168,7 +170,7 @@ def stop(
     return Offer(
         mutations=(Put(key, stopped(task, code=code, reason=reason, now=now).pack()),),
         expect=((key, revision),),
-        label=f"stop {task_id}",
+        label=_label(f"stop {task_id}"),
     )
 
 
@@ -209,7 +211,7 @@ def report(
     return Offer(
         mutations=tuple(mutations),
         expect=((status_key, before_revision), (task_key, task_revision)),
-        label=f"agent {instance}: {status.last_status} {task_id}",
+        label=_label(f"agent {instance}: {status.last_status} {task_id}"),
     )
 
 
@@ -228,7 +230,7 @@ def forget(
     return Offer(
         mutations=(Delete(task_key), Delete(status_key)),
         expect=((task_key, task_revision), (status_key, status_revision)),
-        label=f"forget {task_id}",
+        label=_label(f"forget {task_id}"),
     )
 
 
@@ -241,5 +243,10 @@ def set_instance_status(
     return Offer(
         mutations=(Put(key, replace(record, status=status).pack()),),
         expect=((key, revision),),
-        label=f"instance {instance}: {status}",
+        label=_label(f"instance {instance}: {status}"),
     )
+
+
+def _label(text: str) -> str:
+    """Return a label within the journal's limit; names are ASCII, so characters are bytes."""
+    return text[:LABEL_BYTES_MAX]

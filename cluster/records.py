@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from cluster.codec import Record
+from cluster.keys import NameInvalid, check_name
 
 STOP_TIMEOUT_S_DEFAULT = 30
 STOP_TIMEOUT_S_MIN = 1
@@ -168,6 +169,10 @@ class ContainerDefinition(Record):
         return self.entry_point + self.command
 
     def problem(self) -> str | None:
+        try:
+            check_name(self.name, "container")
+        except NameInvalid as error:
+            return str(error)
         if self.stop_timeout < STOP_TIMEOUT_S_MIN:
             return f"stopTimeout {self.stop_timeout} is below {STOP_TIMEOUT_S_MIN} s"
         if any(not variable.name or "=" in variable.name for variable in self.environment):
