@@ -376,7 +376,9 @@ class _Check:
         words = EXPIRY_LABEL.fullmatch(commit.label)
         expected: Effects | Failure | None = None
         if words is not None:
-            expected = effects_of(OfferAsked(commit.label, ({"revoke": int(words[1])},)), self.model.now)
+            expected = effects_of(
+                OfferAsked(commit.label, ({"lease_revoke": int(words[1])},)), self.model.now
+            )
         if isinstance(expected, Effects) and expected.changes == actual:
             return expected
         if not self.history.foreign_any:
@@ -437,7 +439,10 @@ class _Check:
 
     def _moments(self, asked: OfferAsked, receipt: Rejected, lowest: int, highest: int) -> Iterable[int]:
         """Yield the revisions of a window at which the receipt's truth may change."""
-        if any({"delete_range", "grant", "revoke"} & m.keys() or m.get("lease") for m in asked.mutations):
+        if any(
+            {"delete_range", "lease_grant", "lease_revoke"} & m.keys() or m.get("lease")
+            for m in asked.mutations
+        ):
             return range(lowest, highest + 1)
         keys = {receipt.key} | {
             m[name]

@@ -238,13 +238,13 @@ def _mutate(overlay: _Overlay, m: Mapping[str, Any]) -> Failure | None:
         return _members(overlay, m["add"], m, add=True)
     elif "remove" in m:
         return _members(overlay, m["remove"], m, add=False)
-    elif "grant" in m:
-        if overlay.lease_exists(m["grant"]):
-            return Failure("lease", "", 0, f"lease {m['grant']} exists already")
-        overlay.effects.granted.add(m["grant"])
-        overlay.effects.revoked.discard(m["grant"])
-    elif "revoke" in m:
-        return _revoke(overlay, m["revoke"])
+    elif "lease_grant" in m:
+        if overlay.lease_exists(m["lease_grant"]):
+            return Failure("lease", "", 0, f"lease {m['lease_grant']} exists already")
+        overlay.effects.granted.add(m["lease_grant"])
+        overlay.effects.revoked.discard(m["lease_grant"])
+    elif "lease_revoke" in m:
+        return _revoke(overlay, m["lease_revoke"])
     else:
         raise HistoryInvalid(f"unknown mutation {sorted(m)}")
     return None

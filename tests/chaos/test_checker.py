@@ -62,7 +62,7 @@ class Perfect:
         self.labels.append(label)
 
     def expire(self, lease: int) -> None:
-        asked = OfferAsked("expiry", ({"revoke": lease},))
+        asked = OfferAsked("expiry", ({"lease_revoke": lease},))
         effects = effects_of(asked, self.model.now)
         assert isinstance(effects, Effects)
         self._commit(effects, "", 0, f"lease {lease} expired")
@@ -126,7 +126,7 @@ def record(seed: int, steps: int = 220) -> list[Event]:
         return {"revision": revision, "items": items}
 
     capacity = {"put": "capacity", "value": encode({"cpu": 8, "ports": []})}
-    grant = {"grant": 7, "ttl_ms": 5000}
+    grant = {"lease_grant": 7, "ttl_ms": 5000}
     setup: dict[str, Any] = {"label": "setup", "mutations": [capacity, grant]}
     emit("invoke", client="c0", op=0, kind="offer", **setup)
     answer = do("c0", 0, "offer", setup)
