@@ -1,0 +1,289 @@
+"""``synod up``, ``down`` and ``status``: a cluster on this machine, and how it is."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from synod.cli.common import dir_option, examples, json_option, load_local, parse_endpoints, shown_path
+from synod.cli.failures import UNAVAILABLE, CommandFailed, misuse
+from synod.cli.output import emit_json, progress, size, table
+
+if TYPE_CHECKING:
+    from synod.local import LocalCluster, NodeView
+
+NODES = 3
+AGENTS = 2
+BASE_PORT = 7400
+WATCH_INTERVAL_S = 0.25
+
+
+@click.command(
+    epilog=examples(
+        "synod up                           3 nodes and 2 agents; Ctrl-C stops them",
+        "synod up --nodes 5 --agents 0      a journal of 5 nodes, and no agents",
+        "synod up --detach --dir /tmp/c1 --base-port 7500",
+        "synod up                           after Ctrl-C or a crash: the same cluster, with its data",
+    )
+)
+@click.option("--nodes", type=click.IntRange(1, 9), help=f"How many nodes.  [default: {NODES}]")
+@click.option("--agents", type=click.IntRange(0, 64), help=f"How many agents.  [default: {AGENTS}]")
+@dir_option
+@click.option(
+    "--base-port",
+    type=click.IntRange(1, 65_500),
+    help=f"Node N listens on BASE_PORT + N.  [default: {BASE_PORT}]",
+)
+@click.option("--detach", is_flag=True, help="Return when the cluster is ready, and leave it running.")
+@click.option("--timeout", "timeout_s", type=float, default=30.0, show_default=True, metavar="SECONDS")
+@json_option
+def up(
+    nodes: int | None,
+    agents: int | None,
+    folder: Path,
+    base_port: int | None,
+    detach: bool,
+    timeout_s: float,
+    as_json: bool,
+) -> None:
+    """Start a cluster on this machine, or start again the one in --dir.
+
+    Without --detach it stays in the foreground; Ctrl-C stops all of it, and the data stays. What
+    runs already is left running, so `synod up --detach` also brings back a node that was killed.
+    """
+    cluster = _plan(folder, nodes, agents, base_port)
+    with _signals_as_interrupts():
+        if detach:
+            _start(cluster, agents, timeout_s, as_json)
+            _show(cluster, as_json)
+            cluster.detach()
+            return
+        cluster.adopt_supervisor()
+        try:
+            _start(cluster, agents, timeout_s, as_json)
+            try:
+                _show(cluster, as_json)
+                _say_where(cluster, as_json)
+                _watch(cluster, as_json)
+            except KeyboardInterrupt:
+                _stop_in_order(cluster, as_json)
+            except BaseException:
+                _stop_in_order(cluster, quiet=True)
+                raise
+        finally:
+            cluster.release_supervisor()
+
+
+@click.command(epilog=examples("synod down", "synod down --dir /tmp/c1"))
+@dir_option
+@json_option
+def down(folder: Path, as_json: bool) -> None:
+    """Stop the cluster in --dir: agents, then nodes. The data stays; `synod up` starts it again.
+
+    Only processes that the cluster started are stopped, and only if they are still the same ones.
+    """
+    cluster = load_local(folder)
+    running = cluster.running()
+    with progress(f"stopping {_count(running)}", quiet=as_json or not running):
+        killed = cluster.stop()
+    if as_json:
+        emit_json({"stopped": sorted(running), "killed": sorted(killed)})
+    elif not running:
+        click.echo(f"nothing runs in {shown_path(cluster.folder)}")
+    else:
+        click.echo(f"stopped {_count(running)}; the data stays in {shown_path(cluster.folder)}")
+        if killed:
+            click.echo(f"  did not end by themselves and were killed: {', '.join(sorted(killed))}", err=True)
+
+
+@click.command(
+    epilog=examples(
+        "synod status",
+        "synod status --json | jq -r '.nodes[] | select(.role == \"leader\") | .pid'",
+        "synod status --endpoints 10.0.0.1:7401,10.0.0.2:7401",
+    )
+)
+@click.option(
+    "--endpoints",
+    envvar="SYNOD_ENDPOINTS",
+    metavar="HOST:PORT,…",
+    help="Nodes to ask (env SYNOD_ENDPOINTS). Without it: those of the cluster in --dir.",
+)
+@dir_option
+@click.option("--timeout", "timeout_s", type=float, default=2.0, show_default=True, metavar="SECONDS")
+@json_option
+def status(endpoints: str | None, folder: Path, timeout_s: float, as_json: bool) -> int:
+    """Show each node: role, ballot, revision, applied slot, lag, disk, health.
+
+    Exit code 3 where no node answers.
+    """
+    if endpoints is not None:
+        views = _ask_strangers(parse_endpoints(endpoints), timeout_s)
+        cluster_id = next((view.said.cluster for view in views if view.said), None)
+    else:
+        cluster = load_local(folder)
+        views = cluster.status(timeout_s)
+        cluster_id = cluster.cluster_id
+    _show_views(views, cluster_id, as_json)
+    return 0 if any(view.said for view in views) else UNAVAILABLE
+
+
+def _plan(folder: Path, nodes: int | None, agents: int | None, base_port: int | None) -> LocalCluster:
+    """Return the cluster of ``folder``, made if there is none; refuse what contradicts its plan."""
+    from synod.local import LocalCluster, NoCluster
+
+    try:
+        cluster = LocalCluster.load(folder)
+    except NoCluster:
+        return LocalCluster.create(
+            folder,
+            nodes=NODES if nodes is None else nodes,
+            agents=AGENTS if agents is None else agents,
+            base_port=BASE_PORT if base_port is None else base_port,
+        )
+    there = shown_path(cluster.folder)
+    if nodes is not None and nodes != len(cluster.nodes):
+        raise misuse(
+            f"the cluster in {there} has {len(cluster.nodes)} nodes, not {nodes}",
+            "Leave --nodes out to start it again, or choose another --dir for a new cluster.",
+        )
+    if base_port is not None and cluster.endpoint(1) != f"127.0.0.1:{base_port + 1}":
+        raise misuse(
+            f"node 1 of the cluster in {there} has the address {cluster.endpoint(1)}",
+            "Leave --base-port out to start it again, or choose another --dir for a new cluster.",
+        )
+    return cluster
+
+
+def _start(cluster: LocalCluster, agents: int | None, timeout_s: float, quiet: bool) -> None:
+    """Start what does not run and wait until it is ready. What was started by a start that fails or
+    is interrupted is stopped again; what ran before is not touched."""
+    before = cluster.running()
+    try:
+        started = cluster.start(agents=False)
+        with progress(
+            f"starting {_count(started)}" if started else "waiting for the nodes", quiet=quiet
+        ) as tell:
+            cluster.wait_ready(timeout_s, on_wait=tell)
+            for number in sorted({*cluster.agents, *range(1, (agents or 0) + 1)}):
+                cluster.start_agent(number)
+    except BaseException:
+        cluster.stop(only=set(cluster.running()) - set(before))
+        raise
+
+
+def _show(cluster: LocalCluster, as_json: bool) -> None:
+    _show_views(cluster.status(), cluster.cluster_id, as_json)
+
+
+def _say_where(cluster: LocalCluster, quiet: bool) -> None:
+    if quiet:
+        return
+    where = "" if cluster.folder == Path(".synod").absolute() else f" --dir {shown_path(cluster.folder)}"
+    agents = len([name for name in cluster.running() if name.startswith("agent-")])
+    click.echo(f"\n{agents} agents. Logs: {shown_path(cluster.log('node-1').parent)}/*.log")
+    click.echo(f"Try in another terminal:  synod put greeting hello{where} && synod tail --after 0{where}")
+    click.echo(f"                          synod run{where} -- sh -c 'echo hello; sleep 60'")
+    click.echo("Ctrl-C stops the cluster; its data stays.")
+
+
+def _watch(cluster: LocalCluster, quiet: bool) -> None:
+    """Stay until nothing runs any more; say what ends."""
+    before = set(cluster.running())
+    while before:
+        time.sleep(WATCH_INTERVAL_S)
+        now = set(cluster.running())
+        for name in sorted(before - now):
+            code = cluster.exit_code(name)
+            how = "" if code is None else f" (signal {-code})" if code < 0 else f" (exit code {code})"
+            click.echo(f"{name} ended{how}; log: {shown_path(cluster.log(name))}", err=True)
+            if now:
+                click.echo("  bring it back with `synod up --detach`", err=True)
+        for name in sorted(now - before):
+            click.echo(f"{name} runs", err=True)
+        before = now
+    if not quiet:
+        click.echo("nothing runs any more")
+
+
+def _stop_in_order(cluster: LocalCluster, quiet: bool) -> None:
+    """Stop all of it; a second Ctrl-C kills what has not ended yet."""
+    running = cluster.running()
+    if not running:
+        return
+    killed: list[str]
+    try:
+        with progress(f"stopping {_count(running)}", quiet=quiet):
+            killed = cluster.stop()
+    except KeyboardInterrupt:
+        killed = list(cluster.running())
+        cluster.kill_all()
+    if not quiet:
+        click.echo(f"stopped {_count(running)}; the data stays in {shown_path(cluster.folder)}")
+    if killed:
+        raise CommandFailed(f"did not end by themselves and were killed: {', '.join(sorted(killed))}")
+
+
+def _count(names: Sequence[str] | dict[str, int]) -> str:
+    """Return such as "3 nodes and 2 agents"."""
+    parts = []
+    for kind in ("node", "agent"):
+        number = sum(name.startswith(f"{kind}-") for name in names)
+        if number:
+            parts.append(f"{number} {kind}{'s' if number > 1 else ''}")
+    return " and ".join(parts) or "nothing"
+
+
+def _ask_strangers(endpoints: Sequence[str], timeout_s: float) -> list[NodeView]:
+    """Return the nodes behind addresses: nothing is known of them but what they say."""
+    from synod.local import NodeView
+    from synod.probe import statuses
+
+    views = []
+    answers = statuses(endpoints, None, timeout_s)
+    for endpoint in endpoints:
+        answer = answers.get(endpoint, "does not answer")
+        if isinstance(answer, str):
+            views.append(NodeView(0, endpoint, None, "unreachable", None, answer))
+        else:
+            views.append(NodeView(answer.node, endpoint, None, answer.role, answer, ""))
+    return sorted(views, key=lambda view: (view.node == 0, view.node))
+
+
+def _show_views(views: Sequence[NodeView], cluster_id: str | None, as_json: bool) -> None:
+    if as_json:
+        leader = next((view.node for view in views if view.role == "leader"), None)
+        nodes: list[dict[str, Any]] = [view.as_json() for view in views]
+        emit_json({"cluster": cluster_id, "leader": leader, "nodes": nodes})
+        return
+    rows = []
+    for view in views:
+        said = view.said
+        facts = (
+            (said.ballot, said.revision, said.applied, said.lag, size(said.disk_bytes)) if said else "-----"
+        )
+        health = said.health if said else view.why
+        rows.append((view.node or "?", view.endpoint, view.pid or "-", view.role, *facts, health))
+    columns = ("node", "endpoint", "pid", "role", "ballot", "revision", "applied", "lag", "disk", "health")
+    table(columns, rows, right=("node", "pid", "revision", "applied", "lag", "disk"))
+
+
+@contextlib.contextmanager
+def _signals_as_interrupts() -> Iterator[None]:
+    """Let SIGTERM and a closed terminal stop the cluster in order, as Ctrl-C does."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,145 @@
+"""``synod node`` and ``synod agent``: the programs that a cluster is made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from synod.cli.common import examples, parse_endpoints
+from synod.cli.failures import misuse
+
+log_options = (
+    click.option(
+        "--log-level",
+        type=click.Choice(["debug", "info", "warning", "error"]),
+        default="info",
+        show_default=True,
+    ),
+    click.option("--log-format", type=click.Choice(["kv", "json"]), default="kv", show_default=True),
+)
+
+
+def parse_members(text: str) -> tuple[tuple[int, str], ...]:
+    """Return (node, endpoint) pairs of ``1=host:port,2=…``. Raises BadParameter naming the wrong one."""
+    members: dict[int, str] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        number, equals, endpoint = part.partition("=")
+        if not (equals and number.isascii() and number.isdigit() and 0 < int(number) < 2**32):
+            raise click.BadParameter(
+                f"{part!r} is not NODE=HOST:PORT (such as 1=10.0.0.1:7401)", param_hint="'--members'"
+            )
+        if int(number) in members:
+            raise click.BadParameter(f"node {number} is named twice", param_hint="'--members'")
+        try:
+            [members[int(number)]] = parse_endpoints(endpoint)
+        except (click.BadParameter, ValueError):
+            raise click.BadParameter(
+                f"{endpoint!r} of node {number} is not host:port", param_hint="'--members'"
+            ) from None
+    if len(set(members.values())) < len(members):
+        raise click.BadParameter("two nodes have the same endpoint", param_hint="'--members'")
+    return tuple(sorted(members.items()))
+
+
+@click.command(
+    epilog=examples(
+        "synod node --node 1 --dir /var/lib/synod --listen 0.0.0.0:7401 --cluster prod \\",
+        "  --members 1=10.0.0.1:7401,2=10.0.0.2:7401,3=10.0.0.3:7401 --create",
+        "",
+        "Leave --create out from the second start on: then a node whose folder was lost says so,",
+        "in place of voting again about what it has forgotten.",
+    )
+)
+@click.option("--node", type=click.IntRange(1, 2**32 - 1), required=True, help="This node's number.")
+@click.option(
+    "--dir", "folder", type=click.Path(path_type=Path, file_okay=False), required=True, help="Its data."
+)
+@click.option("--listen", required=True, metavar="HOST:PORT", help="Where it listens.")
+@click.option("--cluster", required=True, metavar="ID", help="The cluster's id; the same on all nodes.")
+@click.option("--members", required=True, metavar="N=HOST:PORT,…", help="All nodes, this one included.")
+@click.option("--create", is_flag=True, help="Make the data folder: only at this node's very first start.")
+@click.option(
+    "--election-timeout-ms", type=click.IntRange(50, 60_000), default=1_000, show_default=True, metavar="MS"
+)
+@click.option(
+    "--heartbeat-interval-ms", type=click.IntRange(5, 10_000), default=100, show_default=True, metavar="MS"
+)
+@log_options[0]
+@log_options[1]
+def node(
+    node: int,
+    folder: Path,
+    listen: str,
+    cluster: str,
+    members: str,
+    create: bool,
+    election_timeout_ms: int,
+    heartbeat_interval_ms: int,
+    log_level: str,
+    log_format: str,
+) -> int:
+    """Run one node of the journal, until SIGTERM. It hands leadership over before it stops.
+
+    Exit codes: 0 stopped, 1 wrong settings or folder, 3 the disk failed.
+    """
+    known = dict(parse_members(members))
+    if node not in known:
+        raise misuse(f"--members does not name node {node} itself: {members}")
+    from synod.node_program import run
+
+    return run(
+        node=node,
+        folder=folder,
+        listen=parse_endpoints(listen)[0],
+        cluster=cluster,
+        members=known,
+        create=create,
+        election_timeout_s=election_timeout_ms / 1000,
+        heartbeat_interval_s=heartbeat_interval_ms / 1000,
+        log_level=log_level,
+        log_format=log_format,
+    )
+
+
+@click.command(
+    epilog=examples(
+        "synod agent --endpoints 10.0.0.1:7401,10.0.0.2:7401 --dir /var/lib/synod-agent \\",
+        "  --cpu 4096 --memory 8192 --attributes rack=a",
+    )
+)
+@click.option(
+    "--endpoints", required=True, envvar="SYNOD_ENDPOINTS", metavar="HOST:PORT,…", help="The journal."
+)
+@click.option(
+    "--dir", "folder", type=click.Path(path_type=Path, file_okay=False), required=True, help="Its state."
+)
+@click.option("--cluster-name", default="default", show_default=True, help="The cluster it joins.")
+@click.option("--cpu", type=click.IntRange(1), default=4096, show_default=True, help="1024 is one core.")
+@click.option("--memory", type=click.IntRange(1), default=8192, show_default=True, help="MiB.")
+@click.option(
+    "--attributes", multiple=True, metavar="NAME=VALUE", help="What placement may ask for; repeatable."
+)
+@log_options[0]
+@log_options[1]
+def agent(
+    endpoints: str,
+    folder: Path,
+    cluster_name: str,
+    cpu: int,
+    memory: int,
+    attributes: tuple[str, ...],
+    log_level: str,
+    log_format: str,
+) -> int:
+    """Run an agent: it offers this machine's resources and runs the tasks placed on it.
+
+    On SIGTERM it stops, and its tasks go on; started again on the same folder, it takes them back.
+    """
+    pairs: dict[str, str] = {}
+    for attribute in attributes:
+        name, equals, value = attribute.partition("=")
+        if not (name and equals):
+            raise click.BadParameter(f"{attribute!r} is not NAME=VALUE", param_hint="'--attributes'")
+        pairs[name] = value
+    raise NotImplementedError

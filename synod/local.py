@@ -1,0 +1,603 @@
+"""A cluster on this machine: real node and agent processes under one folder.
+
+``LocalCluster`` plans it (ports, folders, cluster id), starts, kills, pauses and stops its
+processes, and says when it is ready. ``synod up`` and ``down`` use it, and so do the chaos
+tests, the benchmark and the demo. It is synchronous: a caller under trio runs it in a thread.
+
+What it knows is in ``DIR/cluster.json``, written whole and renamed into place under a lock, so
+that any other process may load it, and so that a stale one (after a reboot, or a crash of
+everything) confuses nobody: a process is believed to run only if the pid still is that process.
+
+    DIR/cluster.json      the plan, and what runs
+    DIR/node-1/           node 1's data
+    DIR/agent-1/          agent 1's state, and its tasks' logs
+    DIR/logs/node-1.log   what node 1 wrote to its standard output and error
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import random
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from synod.processes import Children, ProcessRef, last_lines, stop_all, wait_ended
+
+if TYPE_CHECKING:
+    from journal.node import NodeStatus
+
+Probe = Callable[[Sequence[str], str, float], "dict[str, NodeStatus | str]"]
+"""(endpoints, cluster id, seconds) to what each node says of itself, or why it does not."""
+
+FORMAT = 1
+HOST = "127.0.0.1"
+DEFAULT_DIR = ".synod"
+DEFAULT_BASE_PORT = 7400
+NODES_MAX = 9
+STOP_PATIENCE_S = 10.0
+UP = "up"
+"""The name under which a foreground ``synod up`` is recorded."""
+
+# Below the range from which the kernel takes ports for outgoing connections (32768 and up on
+# Linux): there a port could be taken by a client while its node is down.
+_FREE_PORTS = range(15_000, 32_000)
+
+
+class LocalClusterError(Exception):
+    """Something about the local cluster that a person can mend; the text says how."""
+
+
+class NoCluster(LocalClusterError):
+    """There is no cluster in the folder."""
+
+
+class PortInUse(LocalClusterError):
+    """Another process listens where a node should."""
+
+
+class NotReady(LocalClusterError):
+    """The cluster did not become ready in time; the text says what each node was up to."""
+
+
+@dataclass(slots=True)
+class NodePlan:
+    node: int
+    endpoint: str
+    created: bool = False
+    """It was ready once: from then on an empty folder means that its promises are lost."""
+
+    @property
+    def name(self) -> str:
+        return f"node-{self.node}"
+
+    @property
+    def port(self) -> int:
+        return int(self.endpoint.rpartition(":")[2])
+
+
+@dataclass(slots=True)
+class AgentPlan:
+    agent: int
+    cpu: int = 4096
+    memory: int = 8192
+    attributes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"agent-{self.agent}"
+
+
+@dataclass(slots=True)
+class _State:
+    """What cluster.json holds."""
+
+    cluster: str
+    nodes: list[NodePlan]
+    agents: list[AgentPlan]
+    node_args: list[str]
+    running: dict[str, ProcessRef] = field(default_factory=dict)
+
+    def dump(self) -> str:
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=2) + "\n"
+
+    @classmethod
+    def parse(cls, text: str) -> _State:
+        data = json.loads(text)
+        if data.pop("format") != FORMAT:
+            raise ValueError(f"its format is not {FORMAT}")
+        return cls(
+            cluster=data["cluster"],
+            nodes=[NodePlan(**plan) for plan in data["nodes"]],
+            agents=[AgentPlan(**plan) for plan in data["agents"]],
+            node_args=data["node_args"],
+            running={name: ProcessRef(**ref) for name, ref in data["running"].items()},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """One node as ``status`` sees it: its process, and what it says of itself."""
+
+    node: int
+    endpoint: str
+    pid: int | None
+    role: str
+    """``leader``, ``follower``, ``candidate``, or ``down``, ``paused``, ``unreachable``."""
+    said: NodeStatus | None
+    why: str
+    """Why it says nothing; empty where it does."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the node for ``synod status --json``."""
+        view: dict[str, Any] = {
+            "node": self.node,
+            "endpoint": self.endpoint,
+            "role": self.role,
+            "pid": self.pid,
+            "health": self.why or (self.said.health if self.said else "unknown"),
+        }
+        if self.said:
+            said = asdict(self.said)
+            said["members"] = [{"node": node, "endpoint": endpoint} for node, endpoint in said["members"]]
+            view = {**said, **view}
+        return view
+
+
+class LocalCluster:
+    """The cluster of one folder. Several processes may hold one for the same folder."""
+
+    def __init__(self, folder: Path, *, probe: Probe | None = None) -> None:
+        self.folder = folder
+        self._probe = probe
+        self._children = Children()
+
+    # -- making and finding it ----------------------------------------------------
+
+    @classmethod
+    def create(
+        cls,
+        folder: str | Path,
+        nodes: int = 3,
+        agents: int = 0,
+        base_port: int | None = None,
+        *,
+        node_args: Sequence[str] = (),
+        probe: Probe | None = None,
+    ) -> LocalCluster:
+        """Plan a new cluster; nothing is started. ``base_port`` None takes free ports; else node n
+        listens on ``base_port + n``. ``node_args`` are more arguments for each ``synod node``.
+
+        Raises ``LocalClusterError`` where the folder holds a cluster already or cannot be made.
+        """
+        if not 1 <= nodes <= NODES_MAX:
+            raise LocalClusterError(f"a cluster has 1 to {NODES_MAX} nodes, not {nodes} (3 or 5 are usual)")
+        cluster = cls(Path(folder).absolute(), probe=probe)
+        ports = _free_ports(nodes) if base_port is None else [base_port + n for n in range(1, nodes + 1)]
+        if ports[-1] > 65_535 or ports[0] < 1:
+            raise LocalClusterError(f"base port {base_port} leaves no valid ports for {nodes} nodes")
+        state = _State(
+            cluster=f"synod-{secrets.token_hex(6)}",
+            nodes=[NodePlan(n, f"{HOST}:{port}") for n, port in enumerate(ports, 1)],
+            agents=[AgentPlan(n) for n in range(1, agents + 1)],
+            node_args=list(node_args),
+        )
+        try:
+            cluster._log_folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LocalClusterError(f"cannot make the folder {cluster.folder}: {error.strerror}") from error
+        with cluster._locked():
+            if cluster._file.exists():
+                raise LocalClusterError(
+                    f"{cluster.folder} holds a cluster already; `synod up` starts it again"
+                )
+            cluster._write(state)
+        return cluster
+
+    @classmethod
+    def load(cls, folder: str | Path, *, probe: Probe | None = None) -> LocalCluster:
+        """Return the cluster of a folder, running or not. Raises ``NoCluster``."""
+        cluster = cls(Path(folder).absolute(), probe=probe)
+        cluster._read()
+        return cluster
+
+    @property
+    def cluster_id(self) -> str:
+        return self._read().cluster
+
+    @property
+    def nodes(self) -> list[int]:
+        return [plan.node for plan in self._read().nodes]
+
+    @property
+    def agents(self) -> list[int]:
+        return [plan.agent for plan in self._read().agents]
+
+    @property
+    def endpoints(self) -> list[str]:
+        return [plan.endpoint for plan in self._read().nodes]
+
+    def endpoint(self, node: int) -> str:
+        return self._plan(self._read(), node).endpoint
+
+    def node_folder(self, node: int) -> Path:
+        return self.folder / f"node-{node}"
+
+    def agent_folder(self, agent: int) -> Path:
+        return self.folder / f"agent-{agent}"
+
+    def log(self, name: str) -> Path:
+        """Return the log file of a process, such as ``node-1``."""
+        return self._log_folder / f"{name}.log"
+
+    def running(self) -> dict[str, int]:
+        """Return name to pid of each process that is alive, such as ``{"node-1": 4711}``."""
+        return {name: ref.pid for name, ref in self._alive(self._read()).items() if name != UP}
+
+    def pid(self, node: int) -> int | None:
+        return self.running().get(f"node-{node}")
+
+    def exit_code(self, name: str) -> int | None:
+        """Return the exit code of a process that was started here and has ended."""
+        ref = self._read().running.get(name)
+        return self._children.exit_code(ref.pid) if ref else None
+
+    # -- starting -----------------------------------------------------------------
+
+    def start(self, *, agents: bool = True) -> list[str]:
+        """Start every node, and every agent, that does not run; return their names.
+
+        Raises ``PortInUse`` before anything is started.
+        """
+        with self._locked():
+            state = self._read()
+            alive = self._alive(state)
+            nodes = [plan for plan in state.nodes if plan.name not in alive]
+            idle_agents = [plan for plan in state.agents if agents and plan.name not in alive]
+            for node in nodes:
+                _require_free(node)
+            for node in nodes:
+                self._spawn_node(state, node)
+            for agent in idle_agents:
+                self._spawn_agent(state, agent)
+            return [plan.name for plan in (*nodes, *idle_agents)]
+
+    def start_node(self, node: int) -> int:
+        """Start one node and return its pid (that of the running one, if it runs)."""
+        with self._locked():
+            state = self._read()
+            plan = self._plan(state, node)
+            alive = self._alive(state).get(plan.name)
+            if alive:
+                return alive.pid
+            _require_free(plan)
+            return self._spawn_node(state, plan).pid
+
+    def start_agent(
+        self,
+        agent: int,
+        cpu: int | None = None,
+        memory: int | None = None,
+        attributes: Mapping[str, str] | None = None,
+    ) -> int:
+        """Start one agent and return its pid; a new number joins the plan. Units: 1024 cpu is one core,
+        memory in MiB. What is not given stays as planned."""
+        with self._locked():
+            state = self._read()
+            plan = next((plan for plan in state.agents if plan.agent == agent), None)
+            if plan is None:
+                plan = AgentPlan(agent)
+                state.agents.append(plan)
+                state.agents.sort(key=lambda each: each.agent)
+            alive = self._alive(state).get(plan.name)
+            if alive:
+                return alive.pid
+            plan.cpu = cpu if cpu is not None else plan.cpu
+            plan.memory = memory if memory is not None else plan.memory
+            plan.attributes = dict(attributes) if attributes is not None else plan.attributes
+            return self._spawn_agent(state, plan).pid
+
+    # -- doing harm -----------------------------------------------------------------
+
+    def kill_node(self, node: int, sig: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal to a node; with one that ends it, wait until it has ended."""
+        self._kill(f"node-{node}", sig)
+
+    def kill_agent(self, agent: int, sig: signal.Signals = signal.SIGKILL) -> None:
+        """As ``kill_node``. Its tasks go on running: they outlive their agent."""
+        self._kill(f"agent-{agent}", sig)
+
+    def kill_all(self) -> None:
+        """SIGKILL everything at once, as a loss of power would; the plan stays."""
+        with self._locked():
+            state = self._read()
+            stop_all(list(self._alive(state).values()), self._children, patience_s=0, force=True)
+            state.running.clear()
+            self._write(state)
+
+    def pause_node(self, node: int) -> None:
+        self._kill(f"node-{node}", signal.SIGSTOP)
+
+    def resume_node(self, node: int) -> None:
+        self._kill(f"node-{node}", signal.SIGCONT)
+
+    # -- stopping ---------------------------------------------------------------------
+
+    def stop(self, patience_s: float = STOP_PATIENCE_S, *, only: Collection[str] | None = None) -> list[str]:
+        """Stop agents, then nodes: SIGTERM, and SIGKILL for who has not ended after ``patience_s``.
+
+        Returns the names of those that had to be killed. Nothing running is fine. The plan and the
+        data stay: ``start`` brings the same cluster back. ``only`` names the processes to stop.
+        """
+        killed: list[str] = []
+        with self._locked():
+            state = self._read()
+            alive = self._alive(state)
+            for kind in ("agent-", "node-"):
+                refs = {ref: name for name, ref in alive.items() if name.startswith(kind)}
+                refs = {ref: name for ref, name in refs.items() if only is None or name in only}
+                stubborn = stop_all(list(refs), self._children, patience_s=patience_s)
+                killed += [refs[ref] for ref in stubborn]
+            state.running = {name: ref for name, ref in state.running.items() if ref.alive}
+            self._write(state)
+        return killed
+
+    def detach(self) -> None:
+        """Leave the processes started here to run on their own."""
+        self._children.forget()
+
+    # -- looking ------------------------------------------------------------------------
+
+    def status(self, timeout_s: float = 2.0) -> list[NodeView]:
+        """Return every node, in order. One that does not answer within ``timeout_s`` is shown so."""
+        state = self._read()
+        alive = self._alive(state)
+        paused = {name for name, ref in alive.items() if ref.paused}
+        askable = [plan.endpoint for plan in state.nodes if plan.name in alive and plan.name not in paused]
+        answers = self._ask(askable, state.cluster, timeout_s) if askable else {}
+        return [
+            _view(plan, alive.get(plan.name), plan.name in paused, answers.get(plan.endpoint))
+            for plan in state.nodes
+        ]
+
+    def leader(self, timeout_s: float = 2.0) -> int | None:
+        """Return the node that leads by the highest ballot, if any says that it does."""
+        leaders = [view for view in self.status(timeout_s) if view.role == "leader" and view.said]
+        return max(leaders, key=_ballot_round).node if leaders else None
+
+    def wait_ready(self, timeout_s: float = 30.0, *, on_wait: Callable[[str], None] | None = None) -> None:
+        """Wait until every node that runs agrees on a leader and none lags behind it.
+
+        ``on_wait`` is told now and then what is waited for. Raises ``NotReady``; at once, where a
+        process that was started here has ended by itself.
+        """
+        deadline = time.monotonic() + timeout_s
+        pause_s = 0.05
+        while True:
+            self._raise_for_ended()
+            views = self.status(timeout_s=min(1.0, timeout_s))
+            waiting = _not_ready(views)
+            if not waiting:
+                self._mark_created([view.node for view in views if view.said])
+                return
+            if time.monotonic() >= deadline:
+                raise NotReady(self._explain(f"not ready after {timeout_s:.0f} s: {waiting}"))
+            if on_wait:
+                on_wait(waiting)
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 1.5, 0.25)
+
+    # -- the foreground `synod up` ----------------------------------------------------
+
+    def adopt_supervisor(self) -> None:
+        """Record this process as the one that holds the cluster in the foreground.
+
+        Raises ``LocalClusterError`` where another one does.
+        """
+        with self._locked():
+            state = self._read()
+            other = state.running.get(UP)
+            if other and other.alive and other.pid != os.getpid():
+                raise LocalClusterError(
+                    f"`synod up` runs already for {self.folder} (pid {other.pid}): "
+                    "see `synod status`, stop it with `synod down`"
+                )
+            ref = ProcessRef.of(os.getpid())
+            assert ref is not None
+            state.running[UP] = ref
+            self._write(state)
+
+    def release_supervisor(self) -> None:
+        with self._locked():
+            state = self._read()
+            state.running.pop(UP, None)
+            self._write(state)
+
+    # -- inside ---------------------------------------------------------------------------
+
+    @property
+    def _file(self) -> Path:
+        return self.folder / "cluster.json"
+
+    @property
+    def _log_folder(self) -> Path:
+        return self.folder / "logs"
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the folder's lock: one at a time changes what runs."""
+        if not self.folder.is_dir():
+            raise NoCluster(f"there is no cluster in {self.folder}")
+        with (self.folder / "cluster.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _read(self) -> _State:
+        try:
+            return _State.parse(self._file.read_text())
+        except (FileNotFoundError, NotADirectoryError):
+            raise NoCluster(f"there is no cluster in {self.folder}") from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise LocalClusterError(
+                f"{self._file} cannot be understood ({error}): it was not written by this version of synod"
+            ) from error
+
+    def _write(self, state: _State) -> None:
+        temporary = self._file.with_suffix(".tmp")
+        temporary.write_text(state.dump())
+        temporary.replace(self._file)
+
+    def _alive(self, state: _State) -> dict[str, ProcessRef]:
+        for ref in state.running.values():
+            self._children.exit_code(ref.pid)
+        return {name: ref for name, ref in state.running.items() if ref.alive}
+
+    def _plan(self, state: _State, node: int) -> NodePlan:
+        for plan in state.nodes:
+            if plan.node == node:
+                return plan
+        known = ", ".join(str(plan.node) for plan in state.nodes)
+        raise LocalClusterError(f"there is no node {node}: this cluster has {known}")
+
+    def _spawn_node(self, state: _State, plan: NodePlan) -> ProcessRef:
+        members = ",".join(f"{other.node}={other.endpoint}" for other in state.nodes)
+        command = ["node", "--node", str(plan.node), "--dir", str(self.node_folder(plan.node))]
+        command += ["--listen", plan.endpoint, "--cluster", state.cluster, "--members", members]
+        command += state.node_args
+        if not plan.created:
+            command.append("--create")
+        return self._spawn(state, plan.name, command)
+
+    def _spawn_agent(self, state: _State, plan: AgentPlan) -> ProcessRef:
+        endpoints = ",".join(node.endpoint for node in state.nodes)
+        command = ["agent", "--endpoints", endpoints, "--dir", str(self.agent_folder(plan.agent))]
+        command += ["--cpu", str(plan.cpu), "--memory", str(plan.memory)]
+        for name, value in sorted(plan.attributes.items()):
+            command += ["--attributes", f"{name}={value}"]
+        return self._spawn(state, plan.name, command)
+
+    def _spawn(self, state: _State, name: str, command: Sequence[str]) -> ProcessRef:
+        # The child runs this very source tree, wherever it is started from.
+        source = str(Path(__file__).resolve().parent.parent)
+        inherited = os.environ.get("PYTHONPATH")
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("SYNOD_")}
+        environment["PYTHONPATH"] = f"{source}{os.pathsep}{inherited}" if inherited else source
+        whole = [sys.executable, "-P", "-m", "synod", *command]
+        ref = self._children.spawn(whole, self.log(name), environment)
+        state.running[name] = ref
+        self._write(state)
+        return ref
+
+    def _kill(self, name: str, sig: signal.Signals) -> None:
+        with self._locked():
+            state = self._read()
+            ref = self._alive(state).get(name)
+            if ref is None or not ref.signal(sig):
+                raise LocalClusterError(f"{name} does not run")
+            if sig in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
+                if wait_ended([ref], self._children, STOP_PATIENCE_S):
+                    raise LocalClusterError(f"{name} (pid {ref.pid}) did not end after {sig.name}")
+                state.running.pop(name, None)
+                self._write(state)
+
+    def _ask(self, endpoints: Sequence[str], cluster: str, timeout_s: float) -> dict[str, NodeStatus | str]:
+        if self._probe is None:
+            from synod.probe import statuses
+
+            self._probe = statuses
+        return self._probe(endpoints, cluster, timeout_s)
+
+    def _mark_created(self, nodes: Sequence[int]) -> None:
+        with self._locked():
+            state = self._read()
+            new = [plan for plan in state.nodes if plan.node in nodes and not plan.created]
+            for plan in new:
+                plan.created = True
+            if new:
+                self._write(state)
+
+    def _raise_for_ended(self) -> None:
+        for name, ref in self._read().running.items():
+            code = self._children.exit_code(ref.pid)
+            if code is not None:
+                raise NotReady(self._explain(f"{name} ended by itself with exit code {code}", name))
+
+    def _explain(self, what: str, *names: str) -> str:
+        """Return ``what`` with the last lines of the logs that may say why."""
+        lines = [what]
+        for name in names or [f"node-{node}" for node in self.nodes]:
+            log = self.log(name)
+            lines += [f"  {log}:", *(f"    {line[:300]}" for line in last_lines(log))]
+        return "\n".join(lines)
+
+
+def _view(plan: NodePlan, ref: ProcessRef | None, paused: bool, answer: NodeStatus | str | None) -> NodeView:
+    if ref is None:
+        return NodeView(plan.node, plan.endpoint, None, "down", None, "not running")
+    if paused:
+        return NodeView(plan.node, plan.endpoint, ref.pid, "paused", None, "stopped by a signal (SIGSTOP)")
+    if answer is None or isinstance(answer, str):
+        why = answer or "does not answer"
+        return NodeView(plan.node, plan.endpoint, ref.pid, "unreachable", None, why)
+    return NodeView(plan.node, plan.endpoint, ref.pid, answer.role, answer, "")
+
+
+def _ballot_round(view: NodeView) -> tuple[int, int]:
+    assert view.said is not None
+    ballot_round, _, node = view.said.ballot.partition(".")
+    return int(ballot_round), int(node or 0)
+
+
+def _not_ready(views: Sequence[NodeView]) -> str:
+    """Say what a ready cluster still lacks; empty where it lacks nothing."""
+    running = [view for view in views if view.role not in ("down", "paused")]
+    if not running:
+        return "no node runs"
+    for view in running:
+        if view.said is None:
+            return f"node {view.node} does not answer yet ({view.why})"
+    leaders = {view.said.leader for view in running if view.said}
+    if len(leaders) != 1 or leaders == {None}:
+        return "the nodes have not elected a leader yet"
+    for view in running:
+        if view.said and view.said.lag:
+            return f"node {view.node} is {view.said.lag} slots behind"
+    return ""
+
+
+def _port_is_free(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+        return True
+
+
+def _require_free(plan: NodePlan) -> None:
+    if not _port_is_free(plan.port):
+        raise PortInUse(
+            f"node {plan.node} cannot listen on {plan.endpoint}: another process has port {plan.port}. "
+            "Stop that one, or choose other ports for a new cluster with --base-port and --dir"
+        )
+
+
+def _free_ports(count: int) -> list[int]:
+    """Return ``count`` neighbouring ports on which nobody listens now."""
+    rng = random.SystemRandom()
+    for _ in range(200):
+        first = rng.choice(_FREE_PORTS[:-count])
+        ports = list(range(first, first + count))
+        if all(_port_is_free(port) for port in ports):
+            return ports
+    raise LocalClusterError("no free ports found on this machine; choose some with --base-port")
