@@ -1,0 +1,84 @@
+"""Leases that are kept alive, and whose loss is told.
+
+Three states of a held lease, and only the last is a fact about the journal:
+
+* *sure*: a keep-alive was answered less than a term ago, counted from before it was sent. The
+  leader's clock started later, so the lease lives at least until ``sure_until``.
+* *unsure*: no keep-alive has been answered for a term (the journal is away, say). The lease may
+  well live: a new leader gives every lease a full term. What must stop without proof of
+  the lease stops here, by looking at ``sure_until``.
+* *lost*: the leader says that there is no such lease. Its keys are deleted. ``lost`` is set,
+  and the body of ``journal.lease`` is cancelled if it asked for that.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import trio
+
+from journal.client.router import Router
+from journal.connection import Connection
+from journal.errors import JournalError, LeaseNotFound
+
+log = logging.getLogger("journal.client")
+
+KEEP_ALIVES_PER_TERM = 3
+LEASE_ID_BITS = 62
+
+
+class Lease:
+    """A lease that this client holds; put keys with ``lease=lease.id``."""
+
+    def __init__(self, router: Router, lease: int, ttl_s: float) -> None:
+        self.id = lease
+        self.ttl_s = ttl_s
+        self.lost = trio.Event()
+        """Set when the lease is known to be gone."""
+        self.sure_until = -math.inf
+        """On ``trio.current_time()``: the lease surely lives until then."""
+        self.scope = trio.CancelScope()
+        """Cancelled when the lease is lost; the body of ``journal.lease`` runs in it."""
+        self._router = router
+        self._keeper = trio.CancelScope()
+
+    @property
+    def sure(self) -> bool:
+        """Whether the lease surely lives now."""
+        return not self.lost.is_set() and trio.current_time() < self.sure_until
+
+    def __repr__(self) -> str:
+        return f"<Lease {self.id} ttl_s={self.ttl_s:g}{' lost' if self.lost.is_set() else ''}>"
+
+    async def keep(self, cancel_on_loss: bool) -> None:
+        """Keep it alive until cancelled or lost."""
+        interval = self.ttl_s / KEEP_ALIVES_PER_TERM
+        backoff = self._router.backoff()
+        delay = interval
+        with self._keeper:
+            while True:
+                await trio.sleep(delay)
+                asked = trio.current_time()
+                try:
+                    ttl_ms = await self._router.at_leader(self._renew, max(interval, 0.1))
+                except LeaseNotFound:
+                    break
+                except JournalError as error:
+                    log.info("lease %d could not be kept alive yet: %s", self.id, error)
+                    delay = min(interval, backoff.next_s())
+                else:
+                    self.sure_until = asked + ttl_ms / 1000
+                    backoff.reset()
+                    delay = interval * self._router.rng.uniform(0.8, 1.0)
+            log.warning("lease %d is lost", self.id)
+            self.lost.set()
+            if cancel_on_loss:
+                self.scope.cancel()
+
+    async def _renew(self, connection: Connection) -> int:
+        return await connection.lease_keep_alive(self.id)
+
+    def release(self) -> None:
+        """Stop keeping it alive."""
+        self._keeper.cancel()
