@@ -10,7 +10,12 @@
    itself: the leader is one of its own acceptors, and its own acceptance counts
    when it is on its disk, like everybody's;
 4. deliver ``chosen`` to the fold in slot order. It need not wait for ``persist``:
-   a chosen value is already durable on a quorum.
+   a chosen value is already durable on a quorum. But what the fold writes (the applied
+   slot above all) goes into the batch of this ``persist`` or a later one, never before it:
+   a log record at or below the applied slot is believed to be the chosen one;
+5. answer ``send_entries`` from the log only after ``persist``, of this drain and of all
+   before it, is written: until then the log may hold an older value of a chosen slot, one
+   that was accepted at a lower ballot and never chosen.
 
 If ``persist`` cannot be made durable, the node stops; nothing of ``send_durable``
 may be sent, ever.
@@ -61,5 +66,10 @@ class Effects:
 
     def __bool__(self) -> bool:
         return bool(
-            self.must_persist or self.send_now or self.send_durable or self.chosen or self.reads or self.send_entries
+            self.must_persist
+            or self.send_now
+            or self.send_durable
+            or self.chosen
+            or self.reads
+            or self.send_entries
         )

@@ -1,0 +1,93 @@
+"""The acceptor: promises and accepted values. PURE.
+
+What it must never do, or a chosen value could change (Paxos Made Simple, 2.2):
+
+* accept, or promise, below its promise (P1a);
+* forget a promise or an acceptance that it has told anybody of. So Promise and
+  Accepted go through ``Outbox.send_durable``, behind the record they speak of;
+* lower the ballot of an acceptance. A learned value therefore replaces an accepted
+  one only at a higher ballot (``Learner.learn`` holds the argument).
+
+Accepting at a ballot promises it: ``promised`` is at or above every record's ballot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from journal.errors import ProtocolViolation
+from journal.paxos.membership import membership_of
+from journal.paxos.messages import AcceptedValue, Promise
+from journal.paxos.outbox import Outbox
+from journal.types import Ballot, Slot
+
+
+class Acceptor:
+    """One for all slots. ``log`` holds the records above the chosen prefix only."""
+
+    def __init__(self, promised: Ballot, accepted: Iterable[AcceptedValue], outbox: Outbox) -> None:
+        self.promised = promised
+        self.log: dict[Slot, AcceptedValue] = {}
+        self._outbox = outbox
+        for record in accepted:
+            self.log[record.slot] = record
+            if record.ballot > self.promised:  # storage lost nothing: accepting implies promising
+                self.promised = record.ballot
+
+    def promise(self, ballot: Ballot) -> None:
+        """Never again act for a ballot below ``ballot``."""
+        assert ballot > self.promised, f"promise {ballot} is not above {self.promised}"
+        self.promised = ballot
+        self._outbox.persist_promise(ballot)
+
+    def check(self, record: AcceptedValue) -> AcceptedValue | None:
+        """Return what is held for the slot of ``record``.
+
+        Raises ``ProtocolViolation`` for what may never be accepted: a second value at one
+        ballot, or a membership entry that does not decode (chosen, it would stop every node).
+        """
+        held = self.log.get(record.slot)
+        if held is not None and held.ballot == record.ballot:
+            if held.value != record.value:
+                raise ProtocolViolation(f"slot {record.slot} has two values at ballot {record.ballot}")
+        else:
+            membership_of(record.value)
+        return held
+
+    def accept(self, record: AcceptedValue) -> None:
+        """Hold ``record``, over an older one of its slot, and persist it."""
+        assert record.ballot <= self.promised, f"accept at {record.ballot} without having promised it"
+        held = self.log.get(record.slot)
+        assert held is None or held.ballot < record.ballot, f"slot {record.slot} would go back"
+        self.log[record.slot] = record
+        self._outbox.persist_accepted(record)
+
+    def forget(self, slot: Slot) -> None:
+        """``slot`` joined the chosen prefix: its record on disk is final, memory need not hold it."""
+        self.log.pop(slot, None)
+
+    def promises(self, first: Slot, chosen: Slot, bytes_max: int) -> list[Promise]:
+        """Return the answer to a Prepare, in pages of about ``bytes_max``.
+
+        A Promise speaks of the slots from its ``first`` to the last that it carries; one that
+        carries none speaks of every slot from ``first`` on. So the last page is always an
+        empty one, a page can be lost and asked for again, and a candidate knows what it lacks.
+        Slots up to ``chosen`` are not reported: they are to be learned.
+        """
+        first = max(first, Slot(chosen + 1))
+        pages: list[Promise] = []
+        page: list[AcceptedValue] = []
+        page_bytes = 0
+        for slot in sorted(slot for slot in self.log if slot >= first):
+            record = self.log[slot]
+            if page and page_bytes + len(record.value) > bytes_max:
+                pages.append(Promise(self.promised, first, chosen, tuple(page)))
+                first = Slot(page[-1].slot + 1)
+                page, page_bytes = [], 0
+            page.append(record)
+            page_bytes += len(record.value)
+        if page:
+            pages.append(Promise(self.promised, first, chosen, tuple(page)))
+            first = Slot(page[-1].slot + 1)
+        pages.append(Promise(self.promised, first, chosen, ()))
+        return pages
