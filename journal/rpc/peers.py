@@ -27,9 +27,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import grpc
 import grpc.aio
+from google.protobuf.message import Message as ProtobufMessage
 from structlog.typing import FilteringBoundLogger
 
-from journal.errors import JournalError, ProtocolViolation, WrongCluster
+from journal.errors import ProtocolViolation, WrongCluster
 from journal.paxos.messages import Envelope, Message
 from journal.rpc import methods
 from journal.rpc.channels import channel_options
@@ -125,7 +126,7 @@ class GrpcTransport:
         ):
             given = metadata.get(key)
             if given != expected:
-                raise WrongCluster(f"{what} here is {expected}, but the caller expects {given}")
+                raise WrongCluster(f"{what} here is {expected}, but the caller expects {given!r}")
         sender = str(metadata.get(methods.MD_SENDER, ""))
         if not sender.isascii() or not sender.isdigit() or not 0 < int(sender) < 2**32:
             raise WrongCluster(f"{methods.MD_SENDER} must be the number of a node, not {sender!r}")
@@ -258,7 +259,7 @@ class _Link:
         task = asyncio.current_task()
         return task is not None and task.cancelling() > 0
 
-    async def _write_to(self, call: grpc.aio.StreamStreamCall[px.Parcel, px.Empty]) -> None:
+    async def _write_to(self, call: grpc.aio.StreamStreamCall[ProtobufMessage, px.Empty]) -> None:
         await call.initial_metadata()  # the peer has accepted this node
         if call.done():
             return
@@ -315,6 +316,3 @@ class _Link:
             self._log.error(event, reason=reason)
         else:
             self._log.warning(event, reason=reason)
-
-
-__all__ = ["PARCEL_BYTES_MAX", "GrpcTransport", "JournalError"]

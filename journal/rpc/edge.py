@@ -1,0 +1,164 @@
+"""What all of a node's gRPC handlers share: the node, the limits, errors, and the way down.
+
+Handlers are asyncio coroutines in the node's own thread (guest mode), so they call the
+node's methods directly and its callbacks resolve asyncio futures directly.
+
+A handler raises ``journal.errors`` and nothing else on purpose; ``guarded`` turns them into
+the call's status and trailing metadata. Everything else that a handler raises is a bug of
+this project: it is logged with its traceback and the caller sees INTERNAL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc
+import grpc.aio
+from structlog.typing import FilteringBoundLogger
+
+from journal.errors import InvalidRequest, JournalError, Overloaded, Unavailable, WrongCluster
+from journal.rpc import methods
+from journal.rpc.errors import status_of, trailers
+from journal.rpc.pb import journal_pb2 as pb
+from journal.types import Revision
+
+if TYPE_CHECKING:
+    from journal.node import Node
+
+T = TypeVar("T")
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EdgeLimits:
+    """What the edge itself takes, beside the node's own ``Limits``."""
+
+    streams_per_connection_max: int = 1_024
+    """Calls that one TCP connection may have open; more wait at the client."""
+    submit_streams_max: int = 4_096
+    """Submit and LeaseKeepAlive streams of all clients together."""
+    stream_requests_max: int = 1_024
+    """Requests of one stream that are in flight or whose replies are not yet read by the
+    client; while there are so many, the stream is not read from."""
+    stream_unsent_offers_max: int = 65_536
+    """The same in verdicts that wait to be read."""
+    unsent_offers_max: int = 1_000_000
+    """Verdicts that wait to be read on all streams together; past it the streams that hold
+    more than their share are ended."""
+    reply_bytes_max: int = 256 * 1024
+    """Replies that are ready together travel in one message of about this size."""
+    get_bytes_max: int = 2 * 1024 * 1024
+    """Keys and values of one Get."""
+    progress_ms: int = 1_000
+    """How often an idle tail says so, where the reader does not ask for anything else."""
+
+    def validate(self) -> None:
+        """Raise ``ValueError`` where a limit is not positive."""
+        for field in fields(self):
+            if getattr(self, field.name) <= 0:
+                raise ValueError(f"{field.name} must be positive, not {getattr(self, field.name)}")
+
+
+class Edge:
+    """One node's side of the edge."""
+
+    def __init__(self, node: Node, limits: EdgeLimits, log: FilteringBoundLogger) -> None:
+        limits.validate()
+        self.node = node
+        self.limits = limits
+        self.log = log
+        self.loop = asyncio.get_running_loop()
+        self.closing: asyncio.Future[None] = self.loop.create_future()
+        """Done when the streams are to end, because the node has stopped."""
+        self.streams = 0
+        self.unsent_offers = 0
+
+    # -- calls ---------------------------------------------------------------------------
+
+    def check_cluster(self, context: Context) -> None:
+        """Raise ``WrongCluster`` where the caller expects another cluster."""
+        cluster = self.node.config.cluster
+        for key, value in context.invocation_metadata() or ():
+            if key == methods.MD_CLUSTER and value != cluster:
+                raise WrongCluster(
+                    f"this node is of cluster {cluster}, but the caller expects {_printable(value)}"
+                )
+
+    async def guarded(self, context: Context, handler: Callable[[], Awaitable[T]]) -> T:
+        """Run a handler; end the call with the status of what it raises."""
+        try:
+            self.check_cluster(context)
+            return await handler()
+        except JournalError as error:
+            await self.abort(context, error)
+            raise AssertionError("abort returned") from None
+        except (asyncio.CancelledError, grpc.aio.AbortError):
+            raise
+        except (grpc.aio.UsageError, grpc.aio.InternalError, asyncio.InvalidStateError):
+            # The stream is gone under the handler's hands: the client cancelled or vanished.
+            raise asyncio.CancelledError from None
+        except Exception:
+            self.log.exception("rpc.bug")
+            await context.abort(grpc.StatusCode.INTERNAL, "a fault of the node; its log has the details")
+            raise
+
+    async def abort(self, context: Context, error: JournalError) -> None:
+        """End a call with the status and trailers of ``error``."""
+        await context.abort(status_of(error), str(error), trailers(error))
+
+    def opened_stream(self) -> None:
+        """Count a stream in. Raises ``Overloaded``."""
+        if self.streams >= self.limits.submit_streams_max:
+            raise Overloaded("submit_streams_max", self.limits.submit_streams_max, 1_000)
+        self.streams += 1
+
+    def closed_stream(self) -> None:
+        self.streams -= 1
+
+    def close(self) -> None:
+        """End all streams with ``Unavailable``. Idempotent."""
+        if not self.closing.done():
+            self.closing.set_result(None)
+
+    @staticmethod
+    def stopping() -> Unavailable:
+        return Unavailable("the node is stopping")
+
+    # -- the node's callbacks as futures ------------------------------------------------
+
+    async def answer(self, ask: Callable[[Callable[[T | JournalError], None]], None]) -> T:
+        """Call ``ask`` with a callback and wait for what that is given; raise it if it is an error."""
+        answered: asyncio.Future[T | JournalError] = self.loop.create_future()
+
+        def reply(result: T | JournalError) -> None:
+            if not answered.done():  # done: the caller was cancelled
+                answered.set_result(result)
+
+        ask(reply)
+        result = await answered
+        if isinstance(result, JournalError):
+            raise result
+        return result
+
+    async def barrier(self, consistency: pb.Consistency, at_least: int) -> None:
+        """Wait until ``node.space`` is as fresh as asked. Raises ``Unavailable``, ``Overloaded``."""
+        if consistency == pb.CONSISTENCY_LOCAL:
+            return
+        if consistency == pb.CONSISTENCY_LINEARIZABLE:
+            _read: Revision = await self.answer(lambda reply: self.node.read_barrier(reply))
+        elif consistency == pb.CONSISTENCY_AT_LEAST:
+            revision = Revision(at_least)
+            if self.node.space.revision < revision:
+                _reached: Revision = await self.answer(
+                    lambda reply: self.node.read_barrier(reply, at_least=revision, linearizable=False)
+                )
+        else:
+            raise InvalidRequest("consistency", f"{consistency} is not known here")
+
+
+def _printable(value: str | bytes) -> str:
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    return repr(text[:100])

@@ -1,0 +1,245 @@
+"""A node's gRPC server: which handler serves which method, and how it starts and stops.
+
+Beside the journal's own services it serves ``grpc.health.v1`` and reflection, so that
+generic tools (grpcurl, load balancers) find their way. Health: ``""`` says that the node
+runs and answers local reads; the Journal service's own entry also needs a known leader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError, Message
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
+from structlog.typing import FilteringBoundLogger
+
+from journal.errors import JournalError, ProtocolViolation
+from journal.rpc import methods
+from journal.rpc.channels import MESSAGE_SLACK_BYTES, server_options
+from journal.rpc.edge import Context, Edge, EdgeLimits
+from journal.rpc.methods import Method
+from journal.rpc.pb import paxos_pb2 as px
+from journal.rpc.peers import GrpcTransport
+from journal.rpc.service import Service
+from journal.rpc.submit import Submissions
+from journal.rpc.tails import Tails
+
+if TYPE_CHECKING:
+    from journal.node import Node
+
+_HEALTH_INTERVAL_S = 0.25
+_STOP_GRACE_S = 1.0
+
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class ListenFailed(JournalError):
+    """The address cannot be listened on: in use, not this host's, or not an address."""
+
+
+class Server:
+    """The running server of one node. ``start`` it, and ``aclose`` it after the node has stopped."""
+
+    def __init__(
+        self,
+        node: Node,
+        transport: GrpcTransport,
+        *,
+        listen: str,
+        log: FilteringBoundLogger,
+        limits: EdgeLimits | None = None,
+    ) -> None:
+        """``listen`` is ``host:port``; port 0 takes a free one, which ``port`` then tells.
+
+        From the asyncio side, like everything here.
+        """
+        self._node = node
+        self._transport = transport
+        self._listen = listen
+        self._log = log
+        self._edge = Edge(node, limits or EdgeLimits(), log)
+        self._server: grpc.aio.Server | None = None
+        self._health = health.aio.HealthServicer()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.port = 0
+
+    async def start(self) -> None:
+        """Begin to serve. Raises ``ListenFailed``."""
+        limits = self._node.config.limits
+        options = server_options(
+            limits.batch_bytes_max + MESSAGE_SLACK_BYTES, self._edge.limits.streams_per_connection_max
+        )
+        server = grpc.aio.server(options=options)
+        server.add_generic_rpc_handlers(self._handlers())
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = (
+            methods.JOURNAL,
+            methods.ADMIN,
+            methods.PEER,
+            health.SERVICE_NAME,
+            reflection.SERVICE_NAME,
+        )
+        reflection.enable_server_reflection(names, server)
+        _check_listen(self._listen)
+        try:
+            self.port = server.add_insecure_port(self._listen)
+        except RuntimeError as error:
+            raise ListenFailed(f"cannot listen on {self._listen}: {error}") from None
+        await server.start()
+        self._server = server
+        await self._watch_health_once()
+        self._tasks.append(self._edge.loop.create_task(self._watch_health()))
+        self._log.info("rpc.listening", listen=self._listen, port=self.port)
+
+    async def aclose(self) -> None:
+        """End all calls: those of the node's clients with ``Unavailable``. Idempotent."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+            self._tasks.clear()
+        server, self._server = self._server, None
+        if server is None:
+            return
+        await self._health.enter_graceful_shutdown()
+        self._edge.close()
+        await server.stop(_STOP_GRACE_S)
+
+    # -- health ---------------------------------------------------------------------------
+
+    async def _watch_health(self) -> None:
+        while True:
+            await asyncio.sleep(_HEALTH_INTERVAL_S)
+            await self._watch_health_once()
+
+    async def _watch_health_once(self) -> None:
+        ready = self._node.leader_endpoint[0] is not None
+        await self._health.set("", _SERVING)
+        for name in (methods.JOURNAL, methods.ADMIN):
+            await self._health.set(name, _SERVING if ready else _NOT_SERVING)
+
+    # -- the table of handlers --------------------------------------------------------------
+
+    def _handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
+        edge = self._edge
+        service, submissions, tails = Service(edge), Submissions(edge), Tails(edge)
+        served: dict[Method, Callable[..., Any]] = {
+            methods.SUBMIT: self._duplex(submissions.stream),
+            methods.SUBMIT_ONCE: self._unary(submissions.once),
+            methods.GET: self._unary(service.get),
+            methods.SCAN: self._unary(service.scan),
+            methods.TAIL: self._server_stream(tails.stream),
+            methods.LEASE_GRANT: self._unary(service.lease_grant),
+            methods.LEASE_KEEP_ALIVE: self._duplex(service.lease_keep_alive),
+            methods.LEASE_REVOKE: self._unary(service.lease_revoke),
+            methods.LEASE_INFO: self._unary(service.lease_info),
+            methods.OUTCOME: self._unary(service.outcome),
+            methods.STATUS: self._unary(service.status),
+            methods.ADMIN_STATUS: self._unary(service.status),
+            methods.TRANSFER_LEADERSHIP: self._unary(service.transfer_leadership),
+            methods.COMPACT: self._unary(service.compact),
+            methods.CHAIN: self._unary(service.chain),
+            methods.EXCHANGE: self._exchange,
+        }
+        assert served.keys() == set(methods.ALL)
+        by_service: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {}
+        for method, handler in served.items():
+            by_service.setdefault(method.service, {})[method.name] = _method_handler(method, handler)
+        return tuple(
+            grpc.method_handlers_generic_handler(name, handlers) for name, handlers in by_service.items()
+        )
+
+    def _unary(self, handler: Callable[[Any], Awaitable[Message]]) -> Callable[..., Awaitable[Message]]:
+        async def call(request: Any, context: Context) -> Message:
+            return await self._edge.guarded(context, lambda: handler(request))
+
+        return call
+
+    def _server_stream(
+        self, handler: Callable[[Any, Context], Awaitable[None]]
+    ) -> Callable[..., Awaitable[None]]:
+        async def call(request: Any, context: Context) -> None:
+            await self._edge.guarded(context, lambda: handler(request, context))
+
+        return call
+
+    def _duplex(self, handler: Callable[[Context], Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+        async def call(_requests: AsyncIterator[Any], context: Context) -> None:
+            await self._edge.guarded(context, lambda: handler(context))
+
+        return call
+
+    async def _exchange(self, _requests: AsyncIterator[Any], context: Context) -> None:
+        """Serve a peer's stream."""
+
+        async def handler() -> None:
+            metadata = dict(context.invocation_metadata() or ())
+            sender = self._transport.check(metadata)
+            await context.send_initial_metadata(())
+
+            async def read() -> px.Parcel | None:
+                parcel = await context.read()
+                return None if parcel is grpc.aio.EOF else parcel
+
+            try:
+                await self._transport.receive(sender, read)
+            except DecodeError as error:
+                raise ProtocolViolation(f"node {sender} sent a parcel that does not decode") from error
+
+        await self._edge.guarded(context, handler)
+
+
+def _method_handler(method: Method, handler: Callable[..., Any]) -> grpc.RpcMethodHandler[Any, Any]:
+    kinds = {
+        (False, False): grpc.unary_unary_rpc_method_handler,
+        (False, True): grpc.unary_stream_rpc_method_handler,
+        (True, True): grpc.stream_stream_rpc_method_handler,
+    }
+    make: Any = kinds[method.client_streams, method.server_streams]
+    # Tails hand out bytes that are encoded already.
+    made: grpc.RpcMethodHandler[Any, Any] = make(
+        handler,
+        request_deserializer=method.decode_request,
+        response_serializer=None if method is methods.TAIL else methods.encode,
+    )
+    return made
+
+
+def _check_listen(listen: str) -> None:
+    """Say clearly why an address cannot be bound; gRPC's own words do not."""
+    host, colon, port = listen.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+        raise ListenFailed(f"cannot listen on {listen!r}: it must be host:port")
+    host = host.removeprefix("[").removesuffix("]")
+    try:
+        found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise ListenFailed(f"cannot listen on {listen}: {error.strerror or error}") from None
+    family, kind, protocol, _name, address = found[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+            probe.listen(1)
+        except OSError as error:
+            why = "the port is in use" if error.errno == errno.EADDRINUSE else error.strerror
+            raise ListenFailed(f"cannot listen on {listen}: {why}") from None
+
+
+@asynccontextmanager
+async def serving(server: Server) -> AsyncIterator[Server]:
+    """Start a server and close it in the end; for tests."""
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.aclose()

@@ -1,0 +1,240 @@
+"""The unary handlers: reads, leases, outcome, status, and what an operator does."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import Callable
+
+from journal.errors import (
+    InvalidRequest,
+    JournalError,
+    LeaseNotFound,
+    RevisionCompacted,
+    RevisionInFuture,
+    Unavailable,
+)
+from journal.limits import CLIENT_ID_BYTES_MAX, KEY_BYTES_MAX
+from journal.offers import (
+    INT64_MAX,
+    LeaseGrant,
+    LeaseRevoke,
+    Mutation,
+    Offer,
+    Reason,
+    Rejected,
+    Verdict,
+    pack_batch,
+    pack_offer,
+)
+from journal.rpc.codec import check_keys, check_range, pack_record, pack_verdict
+from journal.rpc.duplex import Duplex
+from journal.rpc.edge import Context, Edge
+from journal.rpc.errors import pack_error
+from journal.rpc.pb import admin_pb2
+from journal.rpc.pb import journal_pb2 as pb
+from journal.types import NodeId, Revision, Slot
+
+_SCAN_STEP_KEYS = 1_000
+"""A large page is read in steps, between which the node's loop may turn."""
+
+_LEASE_KEYS_MAX = 10_000
+
+
+class Service:
+    """Serves the unary methods of Journal and Admin, and LeaseKeepAlive."""
+
+    def __init__(self, edge: Edge) -> None:
+        self._edge = edge
+        self._node = edge.node
+
+    # -- reads ----------------------------------------------------------------------------
+
+    async def get(self, request: pb.GetRequest) -> pb.GetReply:
+        limits = self._node.config.limits
+        if len(request.keys) > limits.scan_keys_max:
+            raise InvalidRequest("keys", f"{len(request.keys)} is over scan_keys_max={limits.scan_keys_max}")
+        check_keys("keys", request.keys, KEY_BYTES_MAX)
+        at = Revision(request.at) if request.HasField("at") else None
+        await self._fresh(at, request.consistency, request.at_least)
+        revision = self._readable(at)
+        records = []
+        room = self._edge.limits.get_bytes_max
+        for key in request.keys:
+            record = self._node.space.get(key, at)
+            room -= len(key) + (len(record.value) if record is not None else 0)
+            if room < 0:
+                raise InvalidRequest(
+                    "keys",
+                    f"the values are over get_bytes_max={self._edge.limits.get_bytes_max}: ask for fewer",
+                )
+            records.append(pack_record(key, record))
+        return pb.GetReply(revision=revision, records=records)
+
+    async def scan(self, request: pb.ScanRequest) -> pb.ScanReply:
+        limits, space = self._node.config.limits, self._node.space
+        start, end = request.range.start, request.range.end
+        check_range("range", start, end)
+        at = Revision(request.at) if request.HasField("at") else None
+        await self._fresh(at, request.consistency, request.at_least)
+        revision = self._readable(at)
+        keys = min(request.limit_keys or limits.scan_keys_max, limits.scan_keys_max)
+        room = min(request.limit_bytes or limits.scan_bytes_max, limits.scan_bytes_max)
+        reply = pb.ScanReply(revision=revision)
+        position: bytes | None = start
+        while position is not None and keys > 0 and room > 0:
+            items, position = space.scan(position, end, revision, min(keys, _SCAN_STEP_KEYS), room)
+            for key, record in items:
+                reply.records.append(pack_record(key, record, keys_only=request.keys_only))
+                room -= len(key) + len(record.value)
+            keys -= len(items)
+            await asyncio.sleep(0)
+        if position is not None:
+            reply.next = position
+        return reply
+
+    async def _fresh(self, at: Revision | None, consistency: pb.Consistency, at_least: int) -> None:
+        """Wait for the barrier; not for a past that this node already has: that never changes."""
+        if at is None or at > self._node.space.revision:
+            await self._edge.barrier(consistency, at_least)
+
+    def _readable(self, at: Revision | None) -> Revision:
+        """Return the revision to read at. Raises where ``at`` cannot be read."""
+        space = self._node.space
+        if at is None:
+            return Revision(space.revision)
+        if at > space.revision:
+            raise RevisionInFuture(at, Revision(space.revision))
+        if at < space.compacted:
+            raise RevisionCompacted(at, Revision(space.compacted))
+        return at
+
+    async def outcome(self, request: pb.OutcomeRequest) -> pb.OutcomeReply:
+        if len(request.client) > CLIENT_ID_BYTES_MAX:
+            raise InvalidRequest(
+                "client", f"{len(request.client)} bytes is over CLIENT_ID_BYTES_MAX={CLIENT_ID_BYTES_MAX}"
+            )
+        if request.sequence > INT64_MAX:
+            raise InvalidRequest("sequence", f"{request.sequence} is over {INT64_MAX}")
+        await self._edge.barrier(request.consistency, request.at_least)
+        reply = pb.OutcomeReply(revision=self._node.space.revision)
+        verdict = self._node.outcome(request.client, request.sequence)
+        if verdict is not None:
+            reply.verdict.CopyFrom(pack_verdict(verdict))
+        return reply
+
+    # -- leases ---------------------------------------------------------------------------
+
+    async def lease_grant(self, request: pb.LeaseGrantRequest) -> pb.LeaseGrantReply:
+        lease = request.lease or secrets.randbits(62) | 1
+        verdict = await self._offer(LeaseGrant(lease, request.ttl_ms))
+        if isinstance(verdict, int):
+            return pb.LeaseGrantReply(lease=lease, ttl_ms=request.ttl_ms, revision=verdict)
+        if isinstance(verdict, Rejected) and verdict.reason is Reason.LEASE:
+            raise InvalidRequest("lease", f"lease {lease} exists already")
+        raise Unavailable(str(verdict))
+
+    async def lease_revoke(self, request: pb.LeaseRevokeRequest) -> pb.LeaseRevokeReply:
+        verdict = await self._offer(LeaseRevoke(request.lease))
+        if isinstance(verdict, int):
+            return pb.LeaseRevokeReply(revision=verdict)
+        if isinstance(verdict, Rejected) and verdict.reason is Reason.LEASE:
+            raise LeaseNotFound(request.lease)
+        raise Unavailable(str(verdict))
+
+    async def _offer(self, mutation: Mutation) -> Verdict:
+        offer = pack_offer(0, Offer(mutations=(mutation,)))
+        data = pack_batch(b"", 0, self._node.space.revision, [offer])
+        verdicts: list[Verdict] = await self._edge.answer(lambda reply: self._node.submit(data, reply))
+        return verdicts[0]
+
+    async def lease_info(self, request: pb.LeaseInfoRequest) -> pb.LeaseInfoReply:
+        await self._edge.barrier(request.consistency, request.at_least)
+        space = self._node.space
+        lease = space.leases.get(request.lease)
+        if lease is None:
+            raise LeaseNotFound(request.lease)
+        return pb.LeaseInfoReply(
+            lease=request.lease,
+            ttl_ms=lease.ttl_ms,
+            granted_revision=lease.granted_revision,
+            keys=sorted(lease.keys)[:_LEASE_KEYS_MAX],
+            revision=space.revision,
+        )
+
+    async def lease_keep_alive(self, context: Context) -> None:
+        """Serve one LeaseKeepAlive stream."""
+
+        def take(
+            request: pb.LeaseKeepAliveRequest, reply: Callable[[pb.LeaseKeepAliveReply, int], None]
+        ) -> None:
+            lease = request.lease
+
+            def replied(result: int | JournalError) -> None:
+                if isinstance(result, JournalError):
+                    reply(pb.LeaseKeepAliveReply(lease=lease, error=pack_error(result)), 1)
+                else:
+                    reply(pb.LeaseKeepAliveReply(lease=lease, ttl_ms=result), 1)
+
+            try:
+                self._node.keep_alive(lease, replied)
+            except JournalError as error:
+                replied(error)
+
+        await Duplex[pb.LeaseKeepAliveReply](
+            self._edge, context, take, lambda items: items[0], message_weight_max=1
+        ).run()
+
+    # -- status and operation ---------------------------------------------------------------
+
+    async def status(self, _request: pb.StatusRequest) -> pb.NodeStatus:
+        status = self._node.status()
+        _leader, leader_endpoint = self._node.leader_endpoint
+        return pb.NodeStatus(
+            node=status.node,
+            cluster=status.cluster,
+            endpoint=status.endpoint,
+            role=status.role,
+            leader=status.leader or 0,
+            leader_endpoint=leader_endpoint or "",
+            ballot=status.ballot,
+            revision=status.revision,
+            applied=status.applied,
+            chosen=status.chosen,
+            lag=status.lag,
+            chain=status.chain,
+            compacted=status.compacted,
+            disk_bytes=status.disk_bytes,
+            offers_inflight=status.offers_inflight,
+            tails=status.tails,
+            leases=status.leases,
+            uptime_s=status.uptime_s,
+            members=[pb.MemberStatus(node=node, endpoint=endpoint) for node, endpoint in status.members],
+            health=status.health,
+            pid=os.getpid(),
+        )
+
+    async def transfer_leadership(
+        self, request: admin_pb2.TransferLeadershipRequest
+    ) -> admin_pb2.TransferLeadershipReply:
+        to = NodeId(request.to) if request.to else None
+        if to is not None and to not in dict(self._node.status().members):
+            raise InvalidRequest("to", f"node {to} is not a member of this cluster")
+        leader: NodeId = await self._edge.answer(lambda reply: self._node.transfer_leadership(to, reply))
+        return admin_pb2.TransferLeadershipReply(leader=leader)
+
+    async def compact(self, request: admin_pb2.CompactRequest) -> admin_pb2.CompactReply:
+        revision = Revision(request.revision or self._node.space.revision)
+        _at: Revision = await self._edge.answer(lambda reply: self._node.compact(revision, reply))
+        return admin_pb2.CompactReply(compacted=self._node.space.compacted)
+
+    async def chain(self, request: admin_pb2.ChainRequest) -> admin_pb2.ChainReply:
+        space = self._node.space
+        slot = Slot(request.slot or space.applied)
+        return admin_pb2.ChainReply(
+            slot=slot,
+            chain=space.chain_at(slot) or b"",
+            applied=space.applied,
+            revision=space.revision,
+        )

@@ -1,0 +1,131 @@
+"""Offers at the edge: the Submit stream and its unary form.
+
+Packed batches pass through untouched. What the fold leaves open in a receipt is filled in
+here, on the way out: whose label won, and the present value if it was asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from journal.errors import InvalidRequest, JournalError, RevisionCompacted, RevisionInFuture
+from journal.offers import Rejected, Verdict, pack_verdicts
+from journal.rpc.codec import pack_typed_batch, pack_verdict
+from journal.rpc.duplex import Duplex
+from journal.rpc.edge import Context, Edge
+from journal.rpc.errors import pack_error
+from journal.rpc.pb import journal_pb2 as pb
+from journal.types import Revision
+
+_REPLY_OFFERS_MAX = 4_096
+_RECEIPT_VALUES_BYTES_MAX = 64 * 1024
+_RECEIPT_LABELS_MAX = 16
+
+
+class _Answer(NamedTuple):
+    """What became of one request, not yet a message."""
+
+    id: int
+    packed: bool
+    values: bool
+    result: list[Verdict] | JournalError
+    taken_in: bool
+
+
+class Submissions:
+    """Serves Submit and SubmitOnce."""
+
+    def __init__(self, edge: Edge) -> None:
+        self._edge = edge
+
+    async def stream(self, context: Context) -> None:
+        """Serve one Submit stream."""
+        duplex = Duplex[_Answer](
+            self._edge, context, self._take, self._pack, message_weight_max=_REPLY_OFFERS_MAX
+        )
+        await duplex.run()
+
+    def _take(self, request: pb.SubmitRequest, reply: Callable[[_Answer, int], None]) -> None:
+        packed = request.HasField("packed")
+        number, values = request.id, request.receipt_values
+
+        def replied(result: list[Verdict] | JournalError) -> None:
+            weight = len(result) if isinstance(result, list) else 1
+            reply(_Answer(number, packed, values, result, True), weight)
+
+        try:
+            self._edge.node.submit(self._packed_batch(request), replied)
+        except JournalError as error:
+            reply(_Answer(number, packed, values, error, False), 1)
+
+    def _pack(self, answers: list[_Answer]) -> pb.SubmitReply:
+        return pb.SubmitReply(results=[self._result(answer) for answer in answers])
+
+    async def once(self, request: pb.SubmitRequest) -> pb.SubmitResult:
+        """Serve one SubmitOnce."""
+        data = self._packed_batch(request)
+        verdicts: list[Verdict] = await self._edge.answer(lambda reply: self._edge.node.submit(data, reply))
+        return self._result(
+            _Answer(request.id, request.HasField("packed"), request.receipt_values, verdicts, True)
+        )
+
+    def _packed_batch(self, request: pb.SubmitRequest) -> bytes:
+        form = request.WhichOneof("form")
+        if form == "packed":
+            return request.packed
+        if form == "batch":
+            return pack_typed_batch(request.batch, self._edge.node.space.revision)
+        raise InvalidRequest("form", "must be packed or batch")
+
+    def _result(self, answer: _Answer) -> pb.SubmitResult:
+        result = answer.result
+        if isinstance(result, JournalError):
+            return pb.SubmitResult(id=answer.id, error=pack_error(result, taken_in=answer.taken_in))
+        verdicts = self._complete(result, answer.values)
+        if answer.packed:
+            return pb.SubmitResult(id=answer.id, packed=pack_verdicts(verdicts))
+        return pb.SubmitResult(
+            id=answer.id, verdicts=pb.Verdicts(verdicts=[pack_verdict(verdict) for verdict in verdicts])
+        )
+
+    def _complete(self, verdicts: list[Verdict], values: bool) -> list[Verdict]:
+        """Fill in what receipts leave open, for as many as is cheap."""
+        labels: dict[int, str] = {}
+        room = _RECEIPT_VALUES_BYTES_MAX
+        completed = verdicts
+        for index, verdict in enumerate(verdicts):
+            if type(verdict) is int or not isinstance(verdict, Rejected):
+                continue
+            label, value = verdict.label, verdict.value
+            if verdict.revision and not label:
+                if verdict.revision not in labels and len(labels) < _RECEIPT_LABELS_MAX:
+                    labels[verdict.revision] = self._label_of(verdict.revision)
+                label = labels.get(verdict.revision, "")
+            if values and verdict.key and value is None:
+                value = self._value_of(verdict.key, room)
+                room -= len(value or b"")
+            if completed is verdicts:
+                completed = list(verdicts)
+            completed[index] = Rejected(
+                verdict.reason,
+                verdict.where,
+                verdict.key,
+                verdict.revision,
+                label,
+                value,
+                verdict.actual,
+                verdict.field,
+            )
+        return completed
+
+    def _label_of(self, revision: int) -> str:
+        try:
+            chunk = self._edge.node.tails.read(Revision(revision - 1), 1)
+        except (RevisionCompacted, RevisionInFuture):
+            return ""
+        return chunk.commits[0].label if chunk.commits else ""
+
+    def _value_of(self, key: bytes, bytes_max: int) -> bytes | None:
+        record = self._edge.node.space.get(key)
+        return record.value if record is not None and len(record.value) <= bytes_max else None
