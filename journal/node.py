@@ -46,7 +46,7 @@ from journal.errors import (
     StorageFailed,
     Unavailable,
 )
-from journal.leases import LeaseClock
+from journal.lease_clock import LeaseClock
 from journal.limits import Limits
 from journal.offers import LeaseRevoke, Offer, Verdict, pack_batch, pack_offer, unpack_batch
 from journal.paxos import Paxos, PaxosConfig, Recovered, Role

@@ -16,10 +16,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from journal.commits import Commit, commits
 from journal.errors import Overloaded, RevisionCompacted, RevisionInFuture
 from journal.limits import Limits
 from journal.paxos.messages import AcceptedValue
-from journal.space import Commit, Folded, Space, commits
+from journal.space import Folded, Space
 from journal.storage.log import LogStore
 from journal.types import Revision, Slot
 
