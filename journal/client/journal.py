@@ -15,19 +15,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import trio
 
 from journal.client.config import ClientConfig
 from journal.client.errors import LeaseLost, OfferId, OfferRejected, OfferUnknown
 from journal.client.leases import LEASE_ID_BITS, Lease
-from journal.client.reads import Reads
+from journal.client.reads import PAGE_KEYS_MAX, Reads
 from journal.client.router import Counters, Router
 from journal.client.submitter import Submitter
-from journal.client.tails import Tail
+from journal.client.tails import SnapshotPage, Tail
 from journal.client.transactions import RETRIED, Transaction, new_transaction
 from journal.connection import (
     LINEARIZABLE,
@@ -35,9 +35,11 @@ from journal.connection import (
     Connector,
     Consistency,
     GetReply,
+    NotSent,
     ScanReply,
+    TailMessage,
 )
-from journal.errors import InvalidRequest, JournalError, NotLeader, Unavailable
+from journal.errors import InvalidRequest, JournalError, NotLeader, Overloaded, Unavailable
 from journal.limits import LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN
 from journal.offers import Delete, LeaseGrant, LeaseRevoke, Offer, Put, Reason, Rejected, Verdict
 from journal.types import NodeId, Revision
@@ -214,6 +216,20 @@ class Journal:
         """
         return await self._reads.scan(start, end, at, consistency, limit, self._timeout(timeout_s))
 
+    async def scan_page(
+        self,
+        start: bytes,
+        end: bytes,
+        *,
+        at: int | None = None,
+        consistency: Consistency = LINEARIZABLE,
+        limit_keys: int = PAGE_KEYS_MAX,
+        timeout_s: Timeout = DEFAULT,
+    ) -> ScanReply:
+        """Return one page as the node cut it: at most ``limit_keys``; the next is at ``next_key``."""
+        timeout = self._timeout(timeout_s)
+        return await self._reads.page(start, end, at, consistency, limit_keys, timeout)
+
     def scan_pages(
         self,
         start: bytes,
@@ -239,10 +255,19 @@ class Journal:
 
     # -- tails and replicas ---------------------------------------------------------------
 
-    @asynccontextmanager
-    async def tail(
+    @overload
+    def tail(
+        self, after: int | None = None, prefixes: Sequence[bytes] = (), *, snapshot: Literal[False] = False
+    ) -> AbstractAsyncContextManager[Tail[TailMessage]]: ...
+
+    @overload
+    def tail(
+        self, after: int | None = None, prefixes: Sequence[bytes] = (), *, snapshot: Literal[True]
+    ) -> AbstractAsyncContextManager[Tail[TailMessage | SnapshotPage]]: ...
+
+    def tail(
         self, after: int | None = None, prefixes: Sequence[bytes] = (), *, snapshot: bool = False
-    ) -> AsyncIterator[Tail]:
+    ) -> AbstractAsyncContextManager[Tail[Any]]:
         """Follow the history from revision ``after + 1`` on (None: from now on).
 
         ``snapshot``: begin with the space as it is (if ``after`` is None), and do so again
@@ -254,7 +279,13 @@ class Journal:
                 async for message in tail:
                     for commit in message.commits: ...
         """
-        tail = Tail(self._router, self._reads, after, prefixes, snapshot)
+        return self._tail(after, prefixes, snapshot)
+
+    @asynccontextmanager
+    async def _tail(
+        self, after: int | None, prefixes: Sequence[bytes], snapshot: bool
+    ) -> AsyncIterator[Tail[Any]]:
+        tail: Tail[Any] = Tail(self._router, self._reads, after, prefixes, snapshot)
         await tail.prepare(self._timeout(DEFAULT))
         with _Background(self._nursery) as start_soon:
             start_soon(tail.run)
@@ -300,7 +331,7 @@ class Journal:
         with _Background(self._nursery) as start_soon:
             start_soon(lease.keep, cancel_on_loss)
             try:
-                with lease.scope:
+                with lease.scope if cancel_on_loss else nullcontext():
                     yield lease
             finally:
                 lease.release()
@@ -308,6 +339,17 @@ class Journal:
                     await self._revoke(lease)
         if lease.scope.cancelled_caught:
             raise LeaseLost(lease.id)
+
+    async def keep_alive(self, lease: int, *, timeout_s: Timeout = DEFAULT) -> int:
+        """Give a lease, whoever granted it, a full term from now; return the term in ms.
+
+        Raises ``LeaseNotFound``. A lease held by ``Journal.lease`` needs no such call.
+        """
+
+        async def call(connection: Connection) -> int:
+            return await connection.lease_keep_alive(lease)
+
+        return await self._at_leader(call, self._timeout(timeout_s), repeat=True)
 
     async def _grant(self, ttl_s: float, timeout_s: float | None) -> Lease:
         ttl_ms = round(ttl_s * 1000)
@@ -382,15 +424,26 @@ class Journal:
 
         await self._at_leader(call, self._timeout(timeout_s))
 
-    async def _at_leader(self, call: Callable[[Connection], Awaitable[T]], timeout_s: float | None) -> T:
-        """Find the leader and make one call there; only "not the leader" is tried again."""
+    async def _at_leader(
+        self, call: Callable[[Connection], Awaitable[T]], timeout_s: float | None, *, repeat: bool = False
+    ) -> T:
+        """Find the leader and make one call there.
+
+        "Not the leader" and "never sent" are tried again; "unavailable" only if the call may ``repeat``.
+        """
         limit = float("inf") if timeout_s is None else timeout_s
+        attempt_s = min(limit, self._router.config.attempt_timeout_s) if repeat else limit
         with trio.move_on_after(limit):
             while True:
                 try:
-                    return await self._router.at_leader(call, limit)
-                except NotLeader:
+                    return await self._router.at_leader(call, attempt_s)
+                except (NotLeader, NotSent):
                     continue
+                except Overloaded as error:
+                    await trio.sleep(error.retry_after_ms / 1000 * self._router.rng.uniform(1.0, 1.5))
+                except Unavailable:
+                    if not repeat:
+                        raise
         raise Unavailable(f"no leader answered within {limit:g} s; the last trouble: {self._router.trouble}")
 
     @property
