@@ -38,6 +38,7 @@ from cluster.state import At
 from journal.types import Revision
 
 KEEP_STOPPED_S_DEFAULT = 3 * 3600.0
+KILL_AGAIN_S = 5.0
 
 
 class Phase(StrEnum):
@@ -79,10 +80,10 @@ class LocalTask:
 
 @dataclass(frozen=True, slots=True)
 class Signalled:
-    """Which signals this agent process has sent to a container, and when the first (monotonic)."""
+    """When this agent process sent which signal to a container (monotonic)."""
 
     terminated_at: float
-    killed: bool = False
+    killed_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,8 +309,9 @@ def _stop(view: View, plan: _Plan, local: LocalTask, name: str) -> None:
         0,
     )
     deadline = sent.terminated_at + timeout
-    if sent.killed:
-        return
+    if sent.killed_at is not None:
+        # A signal is lost if the supervisor that was to pass it on died that instant.
+        deadline = sent.killed_at + KILL_AGAIN_S
     if view.now >= deadline:
         plan.actions.append(Kill(local.id, name))
     else:

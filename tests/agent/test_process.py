@@ -224,7 +224,9 @@ async def test_a_killed_supervisor_leaves_the_task_running_and_says_that_its_cod
     runtime = machine.agent()
     await started(runtime, local_task("sleep", "600"))
     state = runtime.inspect("t1", "main")
-    os.kill(json.loads(machine.file("supervisor.json").read_text())["pid"], signal.SIGKILL)
+    supervisor = json.loads(machine.file("supervisor.json").read_text())["pid"]
+    os.kill(supervisor, signal.SIGKILL)
+    await until(lambda: start_time(supervisor) is None)
     after = machine.agent()
     with trio.fail_after(DEADLINE_S):
         async with trio.open_nursery() as nursery:

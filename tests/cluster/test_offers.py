@@ -1,0 +1,355 @@
+"""What must never happen is impossible by the offers themselves, however wrong their author is.
+
+A state machine of schedulers and agents with outdated ideas offers everything they might;
+after each commit nothing is oversubscribed, and what is left and what is claimed make up
+what was registered. Then each rule is taken out of the offers, and the machine must notice.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cluster import keys, offers
+from cluster.records import (
+    Alive,
+    ContainerDefinition,
+    ContainerInstance,
+    DesiredStatus,
+    InstanceStatus,
+    LastStatus,
+    StopCode,
+    Task,
+    TaskDefinition,
+    TaskStatus,
+    resources,
+)
+from cluster.state import ClusterState, TaskView
+from cluster.transitions import IllegalTransition
+from journal.offers import Adjust, Offer, Put
+from journal.types import Revision
+from tests.cluster.naive import NaiveJournal, Refused
+
+CLUSTER = "default"
+CPU, MEMORY = 4, 8
+
+
+class Violation(AssertionError):
+    """A promise of the cluster is broken."""
+
+
+class Anarchy:
+    """Schedulers and agents that act on states as old as they like, and repeat themselves."""
+
+    def __init__(self, rng: random.Random, spoil: Callable[[Offer], Offer] = lambda offer: offer) -> None:
+        self.rng = rng
+        self.spoil = spoil
+        self.journal = NaiveJournal()
+        self.states: list[ClusterState] = []
+        self.tasks = 0
+        self.leases = 0
+        self.sent: list[Offer] = []
+        self.runs: dict[str, set[str]] = {}
+        definition = TaskDefinition(
+            family="f", revision=1, cpu=1, memory=1, container_definitions=(ContainerDefinition(name="c"),)
+        )
+        self.journal.offer(offers.register_task_definition(definition))
+        for instance in ("a", "b"):
+            record = ContainerInstance(registered_resources=resources(CPU, MEMORY))
+            self.journal.offer(offers.register_instance(CLUSTER, instance, record))
+            self.connect(instance)
+        self.look()
+
+    def look(self) -> None:
+        self.states.append(self.journal.state())
+
+    def some_state(self) -> ClusterState:
+        return self.rng.choice(self.states[-6:])
+
+    def offer(self, offer: Offer) -> None:
+        self.sent.append(offer)
+        try:
+            self.journal.offer(self.spoil(offer))
+        except Refused:
+            return
+        self.check()
+
+    def repeat(self) -> None:
+        """Offer something a second time, as one does whose first answer was lost."""
+        if self.sent:
+            self.offer(self.rng.choice(self.sent[-10:]))
+
+    def place(self) -> None:
+        state = self.some_state()
+        views = [v for v in state.instances(CLUSTER) if v.status is InstanceStatus.ACTIVE and v.connected]
+        if not views:
+            return
+        self.tasks += 1
+        ports = (self.rng.randint(1, 3),) if self.rng.random() < 0.5 else ()
+        task = Task(
+            task_definition="f:1", cpu=self.rng.randint(0, 3), memory=self.rng.randint(0, 5), ports=ports
+        )
+        view = self.rng.choice(views)
+        self.offer(offers.place(CLUSTER, view.id, f"t{self.tasks}", task, at=state.revision))
+
+    def some_task(self, state: ClusterState) -> TaskView | None:
+        views = state.tasks(CLUSTER)
+        return self.rng.choice(views) if views else None
+
+    def report(self) -> None:
+        state = self.some_state()
+        view = self.some_task(state)
+        if view is None or view.desired is None:
+            return
+        last = self.rng.choice([LastStatus.RUNNING, LastStatus.STOPPED, LastStatus.STOPPED])
+        before = view.observed
+        try:
+            offer = offers.report(
+                CLUSTER,
+                view.instance,
+                view.id,
+                view.task,
+                view.desired.revision,
+                TaskStatus(last_status=last),
+                before=before.record if before else None,
+                before_revision=before.revision if before else Revision(0),
+            )
+        except IllegalTransition:
+            return
+        self.offer(offer)
+
+    def stop(self) -> None:
+        state = self.some_state()
+        view = self.some_task(state)
+        if view is None or view.desired is None or view.task.desired_status is DesiredStatus.STOPPED:
+            return
+        self.offer(
+            offers.stop(
+                CLUSTER,
+                view.instance,
+                view.id,
+                view.task,
+                view.desired.revision,
+                code=StopCode.USER_INITIATED,
+                reason="",
+                now=1.0,
+            )
+        )
+
+    def forget(self) -> None:
+        view = self.some_task(self.some_state())
+        if view is None or view.desired is None or view.observed is None or not view.stopped:
+            return
+        self.offer(
+            offers.forget(
+                CLUSTER,
+                view.instance,
+                view.id,
+                view.desired.revision,
+                view.observed.record,
+                view.observed.revision,
+            )
+        )
+
+    def resize(self) -> None:
+        state = self.some_state()
+        view = self.rng.choice(state.instances(CLUSTER))
+        assert view.registration is not None
+        new = replace(
+            view.registration.record,
+            registered_resources=resources(self.rng.randint(0, CPU), self.rng.randint(0, MEMORY)),
+        )
+        self.offer(
+            offers.change_instance(
+                CLUSTER, view.id, view.registration.record, new, view.registration.revision
+            )
+        )
+
+    def drain(self) -> None:
+        view = self.rng.choice(self.some_state().instances(CLUSTER))
+        assert view.registration is not None
+        status = self.rng.choice([InstanceStatus.ACTIVE, InstanceStatus.DRAINING])
+        self.offer(
+            offers.set_instance_status(
+                CLUSTER, view.id, view.registration.record, view.registration.revision, status
+            )
+        )
+
+    def connect(self, instance: str) -> None:
+        self.leases += 1
+        state = self.journal.state()
+        view = state.instance(CLUSTER, instance)
+        assert view is not None and view.registration is not None
+        self.offer(
+            offers.connect(
+                CLUSTER,
+                instance,
+                Alive(incarnation=str(self.leases)),
+                lease=self.leases,
+                ttl_ms=1000,
+                registration=view.registration.revision,
+                at=state.revision,
+            )
+        )
+
+    def lose_lease(self) -> None:
+        instance = self.rng.choice("ab")
+        self.journal.values.pop(keys.alive(CLUSTER, instance), None)
+        self.journal.revision = Revision(self.journal.revision + 1)
+        self.journal.modified[keys.alive(CLUSTER, instance)] = self.journal.revision
+        if self.rng.random() < 0.7:
+            self.connect(instance)
+
+    def step(self) -> None:
+        moves = [self.place] * 5 + [self.report] * 4 + [self.look] * 4 + [self.stop, self.forget] * 2
+        moves += [self.repeat, self.repeat, self.resize, self.drain, self.lose_lease]
+        self.rng.choice(moves)()
+
+    def check(self) -> None:
+        """Raise ``Violation`` where the committed state breaks a promise."""
+        journal, state = self.journal, self.journal.state()
+        commit = journal.commits[-1]
+        for view in state.instances(CLUSTER):
+            assert view.capacity is not None and view.registration is not None
+            left, registered = view.capacity.record, view.registration.record
+            claimed = state.claimed(CLUSTER, view.id)
+            if left.cpu < 0 or left.memory < 0:
+                raise Violation("oversubscribed")
+            if left.cpu + claimed.cpu != registered.cpu or left.memory + claimed.memory != registered.memory:
+                raise Violation("claims and what is left do not make up what was registered")
+            if tuple(sorted(left.ports)) != claimed.ports or len(set(claimed.ports)) != len(claimed.ports):
+                raise Violation("ports taken are not the ports claimed")
+        for change in commit.changes:
+            parsed = keys.parse(change.key)
+            if parsed and parsed.kind is keys.Kind.TASK and "place" in commit.label:
+                where = state.instance(CLUSTER, parsed.instance)
+                if where is None or where.status is not InstanceStatus.ACTIVE or not where.connected:
+                    raise Violation("placed on an instance that is not there to take it")
+                self.runs.setdefault(parsed.task, set()).add(str(commit.revision))
+                if len(self.runs[parsed.task]) > 1:
+                    raise Violation("placed twice")
+
+
+def run(seed: int, steps: int = 150, spoil: Callable[[Offer], Offer] = lambda offer: offer) -> Anarchy:
+    world = Anarchy(random.Random(seed), spoil)
+    for _ in range(steps):
+        world.step()
+    return world
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=60, deadline=None)
+def test_no_promise_is_ever_broken(seed: int) -> None:
+    world = run(seed)
+    assert world.runs, "nothing was placed: the test shows nothing"
+
+
+def without_minimum(offer: Offer) -> Offer:
+    return replace(
+        offer,
+        mutations=tuple(replace(m, minimum={}) if isinstance(m, Adjust) else m for m in offer.mutations),
+    )
+
+
+def without_reads(offer: Offer) -> Offer:
+    return replace(offer, reads=())
+
+
+def without_expect(offer: Offer) -> Offer:
+    return replace(offer, expect=())
+
+
+def without_release(offer: Offer) -> Offer:
+    return replace(offer, mutations=offer.mutations[:1]) if "STOPPED" in offer.label else offer
+
+
+def without_task_expect(offer: Offer) -> Offer:
+    """Reports that do not stand on the task."""
+    return replace(offer, expect=offer.expect[:1]) if offer.label.startswith("agent") else offer
+
+
+def without_placement_expect(offer: Offer) -> Offer:
+    return replace(offer, expect=()) if "place" in offer.label else offer
+
+
+@pytest.mark.parametrize(
+    ("spoil", "broken"),
+    [
+        (without_minimum, "oversubscribed"),
+        (without_reads, "not there to take it"),
+        (without_expect, "do not make up|ports taken|placed twice"),
+        (without_placement_expect, "do not make up|ports taken|placed twice"),
+        (without_release, "do not make up|ports taken"),
+    ],
+)
+def test_each_rule_is_needed(spoil: Callable[[Offer], Offer], broken: str) -> None:
+    """Planted bugs: with a rule taken out, some world breaks a promise."""
+    with pytest.raises(Violation, match=broken):
+        for seed in range(200):
+            run(seed, spoil=spoil)
+
+
+def test_a_task_is_not_reported_after_it_was_forgotten() -> None:
+    world = Anarchy(random.Random(0))
+    task = Task(task_definition="f:1", cpu=1, memory=1)
+    placed = world.journal.offer(offers.place(CLUSTER, "a", "t", task, at=world.journal.revision))
+    stopped = TaskStatus(last_status=LastStatus.STOPPED)
+    late = offers.report(CLUSTER, "a", "t", task, placed, stopped, before=None, before_revision=Revision(0))
+    reported = world.journal.offer(late)
+    world.journal.offer(offers.forget(CLUSTER, "a", "t", placed, stopped, reported))
+    with pytest.raises(Refused, match="EXPECT"):
+        world.journal.offer(late)
+    world.journal.offer(without_task_expect(late))  # which is why it stands on the task
+    with pytest.raises(Violation):
+        world.check()
+
+
+def test_a_released_claim_is_not_released_again() -> None:
+    running = TaskStatus(last_status=LastStatus.RUNNING)
+    stopped = TaskStatus(last_status=LastStatus.STOPPED)
+    task = Task(task_definition="f:1", cpu=1, memory=1, ports=(80,))
+
+    def report(status: TaskStatus, before: TaskStatus | None) -> Offer:
+        return offers.report(
+            "c", "i", "t", task, Revision(5), status, before=before, before_revision=Revision(7)
+        )
+
+    assert len(report(stopped, running).mutations) == 3
+    assert len(report(running, None).mutations) == 1
+    with pytest.raises(IllegalTransition):
+        report(running, stopped)
+    again = report(stopped, stopped)  # a correction of what was reported
+    assert [type(m) for m in again.mutations] == [Put]
+
+
+def test_a_stop_is_refused_where_it_says_nothing_new() -> None:
+    task = Task(task_definition="f:1", cpu=1, memory=1, desired_status=DesiredStatus.STOPPED)
+    with pytest.raises(IllegalTransition, match="STOPPED already"):
+        offers.stopped(task, code=StopCode.USER_INITIATED, reason="", now=0.0)
+    with pytest.raises(IllegalTransition):
+        offers.place("c", "i", "t", task, at=Revision(1))
+
+
+def test_a_stop_keeps_what_a_later_version_wrote() -> None:
+    task = Task(task_definition="f:1", cpu=1, memory=1, extra={"later": 1})
+    stopped = offers.stopped(task, code=StopCode.USER_INITIATED, reason="why", now=3.0)
+    assert stopped.extra == {"later": 1}
+    assert (stopped.stop_code, stopped.stopped_reason, stopped.stopping_at) == ("UserInitiated", "why", 3.0)
+
+
+def test_running_tasks_cannot_be_forgotten() -> None:
+    with pytest.raises(IllegalTransition):
+        offers.forget("c", "i", "t", Revision(1), TaskStatus(last_status=LastStatus.RUNNING), Revision(2))
+
+
+def test_labels_stay_within_the_journals_limit() -> None:
+    long = "x" * 255
+    definition = TaskDefinition(
+        family=long, revision=1, cpu=1, memory=1, container_definitions=(ContainerDefinition(name="c"),)
+    )
+    assert len(offers.register_task_definition(definition).label) <= 256
