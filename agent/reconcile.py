@@ -294,7 +294,9 @@ def _reconcile_local(view: View, plan: _Plan, local: LocalTask, desired: At[Task
         return
     status = _status(view, local, states, stopping=stopping, ended=ended)
     known = before.record.last_status if before is not None else LastStatus.PENDING
-    if status.last_status is not known and status.last_status is not LastStatus.PENDING:
+    # On its way out, only the end is news.
+    is_news = LastStatus.STOPPED if stopping else LastStatus.RUNNING
+    if status.last_status is is_news is not known:
         plan.actions.append(Report(local.id, desired, status, before))
 
 
