@@ -17,7 +17,7 @@ consequences.
 from __future__ import annotations
 
 import re
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterable
 from itertools import zip_longest
 
@@ -43,6 +43,8 @@ from synod.history.format import (
 )
 from synod.history.model import Effects, Failure, Model, State, effects_of, failed_conditions, same_value
 from synod.history.report import Report, Rule, Violation
+from synod.history.seen import Seen, observations
+from synod.history.tails import filter_fault, shape_fault
 
 EXPIRY_LABEL = re.compile(r"lease (\d+) expired")
 """How a leader labels the one kind of offer that is nobody's."""
@@ -51,37 +53,6 @@ EXPIRY_LABEL = re.compile(r"lease (\d+) expired")
 def check(history: History) -> Report:
     """Check all rules; ``HistoryInvalid`` if the history does not say enough to judge by."""
     return _Check(history).run()
-
-
-class Seen:
-    """The highest revision seen before a time, and by which operation."""
-
-    def __init__(self, observations: Iterable[tuple[int, int, Operation]]) -> None:
-        ordered = sorted(observations, key=lambda observation: observation[0])
-        self._times = [time for time, _, _ in ordered]
-        self._highest: list[tuple[int, Operation]] = []
-        for _, revision, operation in ordered:
-            if not self._highest or revision > self._highest[-1][0]:
-                self._highest.append((revision, operation))
-            else:
-                self._highest.append(self._highest[-1])
-
-    def before(self, time: int) -> tuple[int, Operation | None]:
-        """Return the highest revision seen strictly before ``time`` (0, None: nothing was)."""
-        index = bisect_left(self._times, time)
-        return self._highest[index - 1] if index else (0, None)
-
-
-def observations(operation: Operation) -> Iterable[tuple[int, int, Operation]]:
-    """Yield (time, revision, operation) for every revision that ``operation`` shows to exist."""
-    for message in operation.messages:
-        if message.last >= message.first:
-            yield message.time, message.last, operation
-    answer, completed = operation.answer, operation.completed
-    if completed is None:
-        return
-    if isinstance(answer, Accepted | GetAnswered | ScanAnswered | Rejected):
-        yield completed, answer.revision, operation
 
 
 class _Check:
@@ -140,7 +111,10 @@ class _Check:
             asked = operation.asked
             if isinstance(asked, TailAsked):
                 self.report.counts["tails"] += 1
-                end = self._tail_shape(operation, asked)
+                end, fault = shape_fault(operation, asked)
+                if fault is not None:
+                    lacking = self._offer_at(fault.expected)
+                    self.violated(fault.time, fault.rule, fault.text, operation, lacking)
                 if not asked.prefixes:
                     whole.append(operation)
                     if asked.final:
@@ -171,42 +145,6 @@ class _Check:
                 self.violated(operation.completed or operation.invoked, Rule.TAIL_END, text, operation)
         self.report.counts["revisions"] = self.last
 
-    def _tail_shape(self, operation: Operation, asked: TailAsked) -> int:
-        """Check one tail by itself, up to its first fault; return where it ends."""
-        end = asked.after
-        for message in operation.messages:
-            if message.first != end + 1:
-                self._tail_fault(message.time, operation, end, message.first)
-                return end
-            revisions = [commit.revision for commit in message.commits]
-            previous = end
-            for revision in revisions:
-                if (
-                    revision <= previous
-                    or revision > message.last
-                    or (not asked.prefixes and revision != previous + 1)
-                ):
-                    self._tail_fault(message.time, operation, previous, revision)
-                    return message.last
-                previous = revision
-            if not asked.prefixes and previous != message.last:
-                self._tail_fault(message.time, operation, previous, message.last + 1)
-            end = max(end, message.last)
-        return end
-
-    def _tail_fault(self, time: int, operation: Operation, previous: int, got: int) -> None:
-        delivered = [commit.revision for message in operation.messages for commit in message.commits]
-        if got <= previous and delivered.count(got) > 1:
-            rule, text = Rule.TAIL_DOUBLED, f"revision {got} is delivered twice"
-        elif got <= previous:
-            rule, text = Rule.TAIL_ORDER, f"revision {got} is delivered after revision {previous}"
-        elif previous + 1 in delivered:
-            rule, text = Rule.TAIL_ORDER, f"revision {got} is delivered before revision {previous + 1}"
-        else:
-            missing = f"{previous + 1}" if got == previous + 2 else f"{previous + 1}..{got - 1}"
-            rule, text = Rule.TAIL_GAP, f"revision {missing} is left out"
-        self.violated(time, rule, text, operation, self._offer_at(previous + 1))
-
     def _offer_at(self, revision: int) -> Operation | None:
         """Return the offer that was told it was accepted at ``revision``."""
         for operation in self.offers.values():
@@ -216,29 +154,9 @@ class _Check:
 
     def _filtered_tails(self) -> None:
         for operation in self.history.operations:
-            asked = operation.asked
-            if not isinstance(asked, TailAsked) or not asked.prefixes:
-                continue
-            for message in operation.messages:
-                expected = [
-                    filtered
-                    for revision in range(message.first, message.last + 1)
-                    if revision in self.commits
-                    and (filtered := _filtered(self.commits[revision], asked.prefixes)) is not None
-                ]
-                if list(message.commits) != expected:
-                    wrong = next(
-                        (
-                            revision
-                            for revision in range(message.first, message.last + 1)
-                            if [c for c in message.commits if c.revision == revision]
-                            != [c for c in expected if c.revision == revision]
-                        ),
-                        message.first,
-                    )
-                    text = f"prefixes {list(asked.prefixes)}: revision {wrong} is not delivered as it was"
-                    self.violated(message.time, Rule.TAIL_FILTER, text, operation)
-                    break
+            fault = filter_fault(operation, self.commits)
+            if fault is not None:
+                self.violated(fault.time, fault.rule, fault.text, operation)
 
     # -- 2. offers and commits --------------------------------------------------------
 
@@ -544,7 +462,7 @@ class _Check:
             revision = revisions.get(asked.label)
             if isinstance(answer, Accepted):
                 wrong = answer.revision != revision
-            elif isinstance(answer, Rejected):
+            elif isinstance(answer, Rejected | Refused):
                 wrong = revision is not None
             elif isinstance(answer, Absent):
                 wrong = revision is not None and revision <= self.seen.before(operation.invoked)[0]
@@ -584,13 +502,3 @@ def _value(change: Change | None) -> str:
         if change.value is None
         else f"{change.value!r}" + (f" lease {change.lease}" if change.lease else "")
     )
-
-
-def _filtered(commit: Commit, prefixes: tuple[str, ...]) -> Commit | None:
-    changes = tuple(change for change in commit.changes if change.key.startswith(prefixes))
-    if not changes:
-        return None
-    return Commit(commit.revision, commit.client, commit.sequence, commit.label, changes, commit.slot)
-
-
-__all__ = ["Seen", "check", "observations"]

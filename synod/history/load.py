@@ -1,0 +1,259 @@
+"""Load that is worth checking: clients that read, claim, create, delete and tail, all recorded.
+
+``python -m synod.history.load`` is one client process: several clients, each with a connection
+of its own and a few workers, until SIGTERM. Few keys, so that conflicts are common; every kind
+of condition and mutation, so that the check has something to say about each; a pause between
+two operations of a worker, because the aim is many different interleavings, not throughput.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import signal
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgpack
+import trio
+
+from journal.client import Journal, TailMessage, connect
+from journal.connection import LINEARIZABLE, LOCAL, Consistency, at_least
+from journal.errors import JournalError
+from journal.offers import (
+    Adjust,
+    Delete,
+    DeleteRange,
+    LeaseGrant,
+    LeaseRevoke,
+    Offer,
+    Put,
+    SetAdd,
+    SetRemove,
+    prefix_range,
+)
+from synod.history.client import RecordingClient, commit_json
+from synod.history.record import Recorder
+
+COUNTERS = [b"load/counter/%d" % i for i in range(5)]
+ITEMS = [b"load/item/%02d" % i for i in range(24)]
+ITEM_RANGE = prefix_range(b"load/item/")
+CAPACITY = b"load/capacity"
+CAPACITY_CPU = 12
+VALUE_BYTES = 128
+
+
+@dataclass(slots=True)
+class Worker:
+    """One loop of operations. Its randomness is its own, so a seed fixes what it tries."""
+
+    client: RecordingClient
+    rng: random.Random
+    claimed: int = 0
+    lease: int = 0
+    seen: int = 0
+    """The revision of its last read."""
+
+    def _value(self) -> bytes:
+        return self.rng.randbytes(VALUE_BYTES // 2).hex().encode()
+
+    def _consistency(self) -> Consistency:
+        return self.rng.choice([LINEARIZABLE, LINEARIZABLE, LOCAL, at_least(self.seen)])
+
+    async def step(self) -> None:
+        steps = [
+            (6, self._increment),
+            (2, self._put),
+            (3, self._claim),
+            (2, self._port),
+            (2, self._create_or_delete),
+            (1, self._alone_in_range),
+            (1, self._clear),
+            (1, self._many),
+            (1, self._lease),
+            (3, self._read),
+            (1, self._scan),
+        ]
+        ((_, step),) = self.rng.choices(steps, weights=[weight for weight, _ in steps])
+        await step()
+
+    async def _increment(self) -> None:
+        """Read, add one, write: what optimistic concurrency is for."""
+        key = self.rng.choice(COUNTERS)
+        found = await self.client.get([key], self._consistency())
+        if found is None:
+            return
+        self.seen, (record,) = found
+        count = int(record.value) if record is not None and record.value else 0
+        put = Put(key, b"%d" % (count + 1))
+        if self.rng.random() < 0.5:
+            await self.client.offer(Offer((put,), reads=(key,), at=self.seen))
+        else:
+            await self.client.offer(Offer((put,), expect=((key, record.mod if record else 0),)))
+
+    async def _put(self) -> None:
+        await self.client.offer(Offer((Put(self.rng.choice(ITEMS), self._value()),)))
+
+    async def _claim(self) -> None:
+        """Claim a part of the capacity, or give back what is held: bounds on both sides."""
+        amount = self.claimed if self.claimed else self.rng.randint(1, 4)
+        delta = amount if self.claimed else -amount
+        adjust = Adjust(CAPACITY, {"cpu": delta}, {"cpu": 0}, {"cpu": CAPACITY_CPU})
+        record = Put(b"load/claim/" + self.client.name.encode(), b"%d" % amount)
+        if isinstance(await self.client.offer(Offer((adjust, record))), int):
+            self.claimed = 0 if self.claimed else amount
+
+    async def _port(self) -> None:
+        kind: type[SetAdd | SetRemove] = SetAdd if self.rng.random() < 0.5 else SetRemove
+        await self.client.offer(Offer((kind(CAPACITY, "ports", (self.rng.randrange(8000, 8006),)),)))
+
+    async def _create_or_delete(self) -> None:
+        key = self.rng.choice(ITEMS)
+        if self.rng.random() < 0.6:
+            await self.client.offer(Offer((Put(key, self._value()),), expect=((key, 0),)))
+        else:
+            await self.client.offer(Offer((Delete(key),), reads=(key,), at=self.seen))
+
+    async def _alone_in_range(self) -> None:
+        """Write only if nothing of a range has changed since it was scanned."""
+        revision = await self.client.scan(*ITEM_RANGE)
+        if revision is not None:
+            self.seen = revision
+            put = Put(b"load/summary", b"as of %d" % revision)
+            await self.client.offer(Offer((put,), ranges=(ITEM_RANGE,), at=revision))
+
+    async def _clear(self) -> None:
+        first = self.rng.randrange(len(ITEMS) - 4)
+        clear = DeleteRange(ITEMS[first], ITEMS[first + 3])
+        await self.client.offer(Offer((clear, Put(b"load/cleared", b"%d" % first))))
+
+    async def _many(self) -> None:
+        """Some offers in one message, each with a verdict of its own."""
+        offers = [Offer((Put(self.rng.choice(ITEMS), self._value()),)) for _ in range(6)]
+        offers.append(Offer((Put(COUNTERS[0], b"0"),), reads=(COUNTERS[0],), at=self.seen))
+        await self.client.offer_many(offers)
+
+    async def _lease(self) -> None:
+        """Grant a lease with two bound keys, or revoke it: the keys go with it."""
+        if self.lease:
+            if isinstance(await self.client.offer(Offer((LeaseRevoke(self.lease),))), int):
+                self.lease = 0
+            return
+        lease = self.rng.randrange(1, 2**62)
+        keys = [b"load/bound/%s/%d" % (self.client.name.encode(), i) for i in range(2)]
+        puts = [Put(key, self._value(), lease) for key in keys]
+        if isinstance(await self.client.offer(Offer((LeaseGrant(lease, 600_000), *puts))), int):
+            self.lease = lease
+
+    async def _read(self) -> None:
+        keys = [CAPACITY, *self.rng.sample(COUNTERS, 2), self.rng.choice(ITEMS)]
+        if self.seen > 1 and self.rng.random() < 0.2:
+            await self.client.get(keys, at=self.rng.randrange(max(1, self.seen - 200), self.seen))
+            return
+        found = await self.client.get(keys, self._consistency())
+        if found is not None:
+            self.seen = found[0]
+
+    async def _scan(self) -> None:
+        await self.client.scan(b"load/", b"load0", self._consistency())
+
+
+async def _client(
+    name: str, endpoints: list[str], cluster: str | None, recorder: Recorder, load: Load, stop: trio.Event
+) -> None:
+    rng = random.Random(f"{load.seed}/{name}")
+    async with connect(endpoints, cluster=cluster) as journal:
+        setup = RecordingClient(journal, recorder, f"{name}-setup")
+        capacity = msgpack.packb({"cpu": CAPACITY_CPU, "ports": []})
+        await setup.offer(Offer((Put(CAPACITY, capacity),), expect=((CAPACITY, 0),)))
+        async with trio.open_nursery() as nursery:
+            if load.tail:
+                tail_scope = await nursery.start(_tail, journal, recorder, f"{name}-tail")
+            async with trio.open_nursery() as workers:
+                for _ in range(load.workers):
+                    worker = Worker(RecordingClient(journal, recorder, name), random.Random(rng.random()))
+                    workers.start_soon(_work, worker, load.pause_s, stop)
+            if load.tail:
+                tail_scope.cancel()
+
+
+async def _work(worker: Worker, pause_s: float, stop: trio.Event) -> None:
+    while not stop.is_set():
+        await worker.step()
+        with trio.move_on_after(worker.rng.uniform(0, 2 * pause_s)):
+            await stop.wait()
+
+
+async def _tail(
+    journal: Journal, recorder: Recorder, name: str, task_status: trio.TaskStatus[trio.CancelScope]
+) -> None:
+    """Record the client's own tail, which goes on at another node when its node fails."""
+    with trio.CancelScope() as scope:
+        task_status.started(scope)
+        number = recorder.number()
+        recorder.invoke(name, number, "tail", after=0)
+        try:
+            async with journal.tail(0) as messages:
+                async for message in messages:
+                    if isinstance(message, TailMessage) and message.last >= message.first:
+                        commits = [commit_json(commit) for commit in message.commits]
+                        recorder.message(name, number, message.first, message.last, commits)
+        except JournalError as error:
+            recorder.complete(name, number, unknown=str(error))
+
+
+@dataclass(slots=True)
+class Load:
+    """What one process does."""
+
+    clients: int = 2
+    workers: int = 2
+    pause_s: float = 0.02
+    seed: int = 0
+    tail: bool = True
+    name: str = field(default="load")
+
+
+async def run(endpoints: list[str], cluster: str | None, recorder: Recorder, load: Load) -> None:
+    """Run the clients of one process until SIGTERM or SIGINT."""
+    stop = trio.Event()
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def listen() -> None:
+                async for _ in signals:
+                    stop.set()
+                    return
+
+            nursery.start_soon(listen)
+            async with trio.open_nursery() as clients:
+                for number in range(load.clients):
+                    name = f"{load.name}{number}"
+                    clients.start_soon(_client, name, endpoints, cluster, recorder, load, stop)
+            nursery.cancel_scope.cancel()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m synod.history.load", description=__doc__)
+    parser.add_argument("--endpoints", required=True, help="host:port of the nodes, separated by commas")
+    parser.add_argument("--cluster", default=None, help="the cluster's id, checked by the nodes")
+    parser.add_argument("--file", required=True, type=Path, help="where the history goes")
+    parser.add_argument("--name", default="load")
+    parser.add_argument("--clients", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--pause-s", type=float, default=0.02)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-tail", action="store_true")
+    o = parser.parse_args(arguments)
+    recorder = Recorder(o.file)
+    load = Load(o.clients, o.workers, o.pause_s, o.seed, not o.no_tail, o.name)
+    try:
+        trio.run(run, o.endpoints.split(","), o.cluster, recorder, load)
+    finally:
+        recorder.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
