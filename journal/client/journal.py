@@ -24,7 +24,7 @@ import trio
 from journal.client.config import ClientConfig
 from journal.client.errors import LeaseLost, OfferId, OfferRejected, OfferUnknown
 from journal.client.leases import LEASE_ID_BITS, Lease
-from journal.client.reads import PAGE_KEYS_MAX, Reads
+from journal.client.reads import PAGE_KEYS_MAX, Pages, Reads
 from journal.client.router import Counters, Router
 from journal.client.submitter import Submitter
 from journal.client.tails import SnapshotPage, Tail
@@ -238,8 +238,8 @@ class Journal:
         at: int | None = None,
         consistency: Consistency = LINEARIZABLE,
         timeout_s: Timeout = DEFAULT,
-    ) -> AsyncIterator[ScanReply]:
-        """Yield a range that may be too large to hold, page by page, all at one revision."""
+    ) -> Pages:
+        """Iterate over a range that may be too large to hold, page by page, all at one revision."""
         return self._reads.pages(start, end, at, consistency, None, self._timeout(timeout_s))
 
     async def revision(

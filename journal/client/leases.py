@@ -48,6 +48,11 @@ class Lease:
         """Whether the lease surely lives now."""
         return not self.lost.is_set() and trio.current_time() < self.sure_until
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the lease is known to be gone."""
+        return self.lost.is_set()
+
     def __repr__(self) -> str:
         return f"<Lease {self.id} ttl_s={self.ttl_s:g}{' lost' if self.lost.is_set() else ''}>"
 

@@ -9,7 +9,7 @@ revision are exempt: they are about the past on purpose.
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 from journal.client.router import Router, StaleAnswer
 from journal.connection import (
@@ -22,7 +22,7 @@ from journal.connection import (
     ScanReply,
     at_least,
 )
-from journal.errors import ProtocolViolation, RevisionInFuture, Unavailable
+from journal.errors import ProtocolViolation, RevisionInFuture
 from journal.types import Revision
 
 PAGE_KEYS_MAX = 1_000
@@ -85,7 +85,7 @@ class Reads:
 
         return await self._router.anywhere(call, timeout_s, leader_first=level.level is Level.LINEARIZABLE)
 
-    async def pages(
+    def pages(
         self,
         start: bytes,
         end: bytes,
@@ -93,22 +93,9 @@ class Reads:
         consistency: Consistency,
         limit: int | None,
         timeout_s: float | None,
-    ) -> AsyncIterator[ScanReply]:
-        """Yield the pages of a range, all of one revision, whichever nodes they come from.
-
-        ``timeout_s`` is for each page. Holds nothing open between two pages.
-        """
-        left = sys.maxsize if limit is None else limit
-        revision, position = at, start
-        while True:
-            page = await self.page(position, end, revision, consistency, min(left, PAGE_KEYS_MAX), timeout_s)
-            yield page
-            left -= len(page.items)
-            if page.next_key is None or left <= 0:
-                return
-            if page.next_key <= position or not page.items:
-                raise Unavailable(f"a scan does not get on: its next page starts at {page.next_key!r}")
-            revision, position = page.revision, page.next_key
+    ) -> Pages:
+        """Iterate over the pages of a range. ``timeout_s`` is for each page."""
+        return Pages(self, start, end, at, consistency, limit, timeout_s)
 
     async def scan(
         self,
@@ -173,6 +160,49 @@ class Reads:
             )
         else:
             self._router.saw(revision)
+
+
+class Pages:
+    """The pages of a range, all of one revision, whichever nodes they come from.
+
+    An iterator that holds nothing open between two pages, so that it may be left at any point.
+    """
+
+    def __init__(
+        self,
+        reads: Reads,
+        start: bytes,
+        end: bytes,
+        at: int | None,
+        consistency: Consistency,
+        limit: int | None,
+        timeout_s: float | None,
+    ) -> None:
+        self._reads = reads
+        self._position: bytes | None = start
+        self._end = end
+        self._at = at
+        self._consistency = consistency
+        self._left = sys.maxsize if limit is None else limit
+        self._timeout_s = timeout_s
+
+    def __aiter__(self) -> Pages:
+        return self
+
+    async def __anext__(self) -> ScanReply:
+        position = self._position
+        if position is None:
+            raise StopAsyncIteration
+        wanted = min(self._left, PAGE_KEYS_MAX)
+        page = await self._reads.page(
+            position, self._end, self._at, self._consistency, wanted, self._timeout_s
+        )
+        if page.next_key is not None and (page.next_key <= position or not page.items):
+            raise ProtocolViolation(f"a scan does not get on: its next page starts at {page.next_key!r}")
+        self._left -= len(page.items)
+        self._at = page.revision
+        self._position = page.next_key if self._left > 0 else None
+        return page
 
 
 class _BehindNode:

@@ -554,7 +554,7 @@ class Submitter:
             elif message.maybe or message.renewals >= RENEWALS_MAX:
                 unknown = OfferUnknown(
                     OfferId(self.client, pending.sequence),
-                    "the journal has forgotten this client: not applied now, but an earlier try may have been",
+                    "the journal has forgotten this client; an earlier try may have been applied",
                 )
                 self._deliver(pending, unknown)
             else:

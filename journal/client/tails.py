@@ -20,9 +20,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import trio
 
@@ -65,7 +65,10 @@ class SnapshotPage:
     last: bool
 
 
-class Tail:
+E = TypeVar("E", bound="TailMessage | SnapshotPage")
+
+
+class Tail(Generic[E]):
     """An asynchronous iterator over the history: ``TailMessage``s, and ``SnapshotPage``s if asked for.
 
     Messages without commits are handed on where they cover something, so that a reader of few
@@ -93,14 +96,14 @@ class Tail:
         self._target_at = 0.0
         self._backoff = router.backoff()
 
-    def __aiter__(self) -> Tail:
+    def __aiter__(self) -> Tail[E]:
         return self
 
-    async def __anext__(self) -> TailMessage | SnapshotPage:
+    async def __anext__(self) -> E:
         """Return the next message. Raises ``RevisionCompacted`` (and no snapshot was asked for),
         ``RevisionInFuture``, ``WrongCluster``, or ``Unavailable`` once the client is closed."""
         try:
-            message = await self._receive.receive()
+            message: Any = await self._receive.receive()
         except trio.EndOfChannel:
             raise self._error or Unavailable("the tail is closed") from self._error
         if isinstance(message, TailMessage):
@@ -108,14 +111,11 @@ class Tail:
             self.current = max(message.current, message.last)
         elif message.last:
             self.revision = message.revision
-        return message
+        return cast("E", message)
 
-    async def commits(self) -> AsyncIterator[Commit]:
-        """Yield the commits one by one. Not for a tail with a snapshot."""
-        async for message in self:
-            if isinstance(message, TailMessage):
-                for commit in message.commits:
-                    yield commit
+    def commits(self) -> Commits:
+        """Iterate over the commits one by one. Not for a tail with a snapshot."""
+        return Commits(self)
 
     # -- the reader -----------------------------------------------------------------
 
@@ -257,6 +257,24 @@ class Tail:
                 items = page.items
         await self._send.send(SnapshotPage(revision, items, first, last=True))
         self._position = revision
+
+
+class Commits:
+    """The commits of a tail, one by one."""
+
+    def __init__(self, tail: Tail[Any]) -> None:
+        self._tail = tail
+        self._commits: Iterator[Commit] = iter(())
+
+    def __aiter__(self) -> Commits:
+        return self
+
+    async def __anext__(self) -> Commit:
+        while (commit := next(self._commits, None)) is None:
+            message = await self._tail.__anext__()
+            assert isinstance(message, TailMessage), "a tail with a snapshot is read message by message"
+            self._commits = iter(message.commits)
+        return commit
 
 
 def outermost(prefixes: Sequence[bytes]) -> tuple[bytes, ...]:
