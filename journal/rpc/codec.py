@@ -52,7 +52,7 @@ from journal.rpc.pb import paxos_pb2 as px
 from journal.types import Ballot, NodeId, Slot
 
 if TYPE_CHECKING:
-    from journal.space import Record
+    from journal.versions import Record
 
 # -- peers' messages --------------------------------------------------------------------
 

@@ -56,8 +56,17 @@ class Duplex(Generic[Reply]):
 
     async def run(self) -> None:
         """Serve the stream until the client ends it, or raise what ends it otherwise."""
+        self._edge.opened_stream()
+        try:
+            await self._context.send_initial_metadata(())  # the client may write now
+            await self._run()
+        finally:
+            self._closed = True
+            self._edge.unsent_offers -= self._weight
+            self._edge.closed_stream()
+
+    async def _run(self) -> None:
         edge = self._edge
-        edge.opened_stream()
         reader = edge.loop.create_task(self._read())
         writer = edge.loop.create_task(self._write())
         try:
@@ -77,9 +86,6 @@ class Duplex(Generic[Reply]):
             if self._failure is not None:
                 raise self._failure
         finally:
-            self._closed = True
-            edge.unsent_offers -= self._weight
-            edge.closed_stream()
             await _ended(reader, writer)
 
     def _end(self) -> None:

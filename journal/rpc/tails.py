@@ -22,7 +22,7 @@ from journal.rpc.pb import journal_pb2 as pb
 from journal.types import Revision
 
 if TYPE_CHECKING:
-    from journal.space import Change, Commit
+    from journal.commits import Change, Commit
     from journal.tail import TailChunk
 
 PREFIXES_MAX = 1_000

@@ -1,0 +1,590 @@
+"""The client's side: ``journal.connection`` over gRPC, for programs under a plain ``trio.run``.
+
+The calls are made on the asyncio side (``bridge``): the process's second thread, or the
+guest's host where the program runs in guest mode. Nothing is retried and nothing
+redirected here; every failure becomes one of ``journal.errors``.
+
+All batches of a connection share one Submit stream, opened by the first of them and again
+by the first after a failure. A batch that was never written to it failed with ``NotSent``;
+one that was written and not answered failed with ``Unavailable``: nobody knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+import msgpack
+import trio
+from google.protobuf.message import DecodeError, Message
+
+from journal.commits import Change, Commit
+from journal.connection import Consistency, GetReply, Level, NotSent, ScanReply, TailMessage
+from journal.errors import (
+    InvalidRequest,
+    JournalError,
+    OfferInvalid,
+    Overloaded,
+    ProtocolViolation,
+    Unavailable,
+    WrongCluster,
+)
+from journal.node import NodeStatus
+from journal.offers import Verdict, unpack_verdicts
+from journal.rpc import bridge, methods
+from journal.rpc.bridge import AsyncioSide, AsyncioThread
+from journal.rpc.channels import CLIENT_MESSAGE_BYTES_MAX, channel_options
+from journal.rpc.codec import unpack_verdict
+from journal.rpc.errors import error_of_call, unpack_error
+from journal.rpc.methods import Method
+from journal.rpc.pb import admin_pb2
+from journal.rpc.pb import journal_pb2 as pb
+from journal.types import NodeId, Revision, Slot
+from journal.versions import Record
+
+T = TypeVar("T")
+Metadata = tuple[tuple[str, str], ...]
+
+_LEVELS = {
+    Level.LINEARIZABLE: pb.CONSISTENCY_LINEARIZABLE,
+    Level.AT_LEAST: pb.CONSISTENCY_AT_LEAST,
+    Level.LOCAL: pb.CONSISTENCY_LOCAL,
+}
+
+TAIL_MESSAGES_AHEAD_MAX = 4
+"""Messages of a tail that are read before its receiver asks for them."""
+
+
+class GrpcConnector:
+    """``journal.connection.Connector`` over gRPC. ``cluster``: the id that the nodes must have."""
+
+    def __init__(self, cluster: str | None = None) -> None:
+        self._metadata: Metadata = ((methods.MD_CLUSTER, cluster),) if cluster is not None else ()
+        self._side: AsyncioSide | None = None
+        self._own_thread = False
+        self._connections: set[GrpcConnection] = set()
+        self._closed = False
+
+    async def connect(self, endpoint: str) -> GrpcConnection:
+        """Return a connection, which connects when it is used. Raises ``InvalidRequest``."""
+        host, colon, port = endpoint.rpartition(":")
+        if not host or not colon or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65_536:
+            raise InvalidRequest("endpoint", f"{endpoint!r} is not of the form host:port")
+        if self._closed:
+            raise NotSent("the connector is closed")
+        side = self._asyncio_side()
+        channel = await side.run(_open_channel, endpoint)
+        connection = GrpcConnection(endpoint, side, channel, self._metadata, self._connections.discard)
+        self._connections.add(connection)
+        return connection
+
+    def _asyncio_side(self) -> AsyncioSide:
+        if self._side is None:
+            try:
+                self._side = bridge.host()
+            except RuntimeError:
+                self._side = AsyncioThread.acquire()
+                self._own_thread = True
+        return self._side
+
+    async def aclose(self) -> None:
+        """Close the connections that are still open, and give the thread back. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        with trio.CancelScope(shield=True):
+            for connection in list(self._connections):
+                await connection.aclose()
+            if self._own_thread:
+                await trio.to_thread.run_sync(AsyncioThread.release)
+
+
+async def _open_channel(endpoint: str) -> grpc.aio.Channel:
+    return grpc.aio.insecure_channel(endpoint, options=channel_options())
+
+
+class GrpcConnection:
+    """``journal.connection.Connection`` over gRPC: see there for what each method promises."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        side: AsyncioSide,
+        channel: grpc.aio.Channel,
+        metadata: Metadata,
+        closed: Callable[[GrpcConnection], None],
+    ) -> None:
+        self._endpoint = endpoint
+        self._side = side
+        self._channel = channel
+        self._metadata = metadata
+        self._on_close = closed
+        self._closed = False
+        self._submits = _Submits(channel, side, metadata, endpoint)
+
+    @property
+    def endpoint(self) -> str:
+        return self._endpoint
+
+    # -- offers ---------------------------------------------------------------------------
+
+    async def submit(self, data: bytes) -> list[Verdict]:
+        self._check_open()
+        if len(data) > CLIENT_MESSAGE_BYTES_MAX - 1024:
+            raise OfferInvalid("batch", f"{len(data)} bytes is more than one message may carry")
+        result = await self._submits.submit(data)
+        if result.HasField("error"):
+            raise unpack_error(result.error)
+        return unpack_verdicts(result.packed)
+
+    # -- reads ----------------------------------------------------------------------------
+
+    async def get(self, keys: Sequence[bytes], *, at: Revision | None, consistency: Consistency) -> GetReply:
+        request = pb.GetRequest(
+            keys=keys,
+            at=at,
+            consistency=_LEVELS[consistency.level],
+            at_least=consistency.revision,
+        )
+        reply: pb.GetReply = await self._call(methods.GET, request)
+        return GetReply(Revision(reply.revision), [_record(record) for record in reply.records])
+
+    async def scan(
+        self,
+        start: bytes,
+        end: bytes,
+        *,
+        at: Revision | None,
+        consistency: Consistency,
+        limit_keys: int,
+        limit_bytes: int = 0,
+    ) -> ScanReply:
+        request = pb.ScanRequest(
+            range=pb.Range(start=start, end=end),
+            at=at,
+            consistency=_LEVELS[consistency.level],
+            at_least=consistency.revision,
+            limit_keys=limit_keys,
+            limit_bytes=limit_bytes,
+        )
+        reply: pb.ScanReply = await self._call(methods.SCAN, request)
+        items = [(record.key, _present(record)) for record in reply.records]
+        return ScanReply(Revision(reply.revision), items, reply.next if reply.HasField("next") else None)
+
+    @asynccontextmanager
+    async def tail(
+        self, after: Revision, prefixes: Sequence[bytes], *, progress_interval_s: float = 1.0
+    ) -> AsyncIterator[AsyncIterator[TailMessage]]:
+        self._check_open()
+        request = pb.TailRequest(
+            after=after, prefixes=prefixes, packed=True, progress_ms=max(1, int(progress_interval_s * 1000))
+        )
+        stream = _TailStream(self._channel, self._side, self._metadata, self._endpoint)
+        await self._run(stream.open, request)
+        try:
+            yield stream
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._side.run(stream.close)
+
+    async def outcome(self, client: bytes, sequence: int) -> Verdict | None:
+        request = pb.OutcomeRequest(client=client, sequence=sequence)
+        reply: pb.OutcomeReply = await self._call(methods.OUTCOME, request)
+        return unpack_verdict(reply.verdict) if reply.HasField("verdict") else None
+
+    # -- leases ---------------------------------------------------------------------------
+
+    async def lease_keep_alive(self, lease: int) -> int:
+        self._check_open()
+        request = pb.LeaseKeepAliveRequest(lease=lease)
+        reply: pb.LeaseKeepAliveReply = await self._run(self._ask_stream, methods.LEASE_KEEP_ALIVE, request)
+        if reply.HasField("error"):
+            raise unpack_error(reply.error)
+        return reply.ttl_ms
+
+    # -- operation ------------------------------------------------------------------------
+
+    async def status(self) -> NodeStatus:
+        reply: pb.NodeStatus = await self._call(methods.STATUS, pb.StatusRequest())
+        return NodeStatus(
+            node=NodeId(reply.node),
+            cluster=reply.cluster,
+            endpoint=reply.endpoint,
+            role=reply.role,
+            leader=NodeId(reply.leader) if reply.leader else None,
+            ballot=reply.ballot,
+            revision=Revision(reply.revision),
+            applied=Slot(reply.applied),
+            chosen=Slot(reply.chosen),
+            lag=reply.lag,
+            chain=reply.chain,
+            compacted=Revision(reply.compacted),
+            disk_bytes=reply.disk_bytes,
+            offers_inflight=reply.offers_inflight,
+            tails=reply.tails,
+            leases=reply.leases,
+            uptime_s=reply.uptime_s,
+            members=tuple((NodeId(member.node), member.endpoint) for member in reply.members),
+            health=reply.health,
+        )
+
+    async def transfer_leadership(self, to: NodeId | None) -> None:
+        await self._call(methods.TRANSFER_LEADERSHIP, admin_pb2.TransferLeadershipRequest(to=to or 0))
+
+    async def compact(self, revision: Revision) -> None:
+        await self._call(methods.COMPACT, admin_pb2.CompactRequest(revision=revision))
+
+    async def chain(self, slot: Slot) -> bytes | None:
+        reply: admin_pb2.ChainReply = await self._call(methods.CHAIN, admin_pb2.ChainRequest(slot=slot))
+        return reply.chain or None
+
+    async def aclose(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._on_close(self)
+        with trio.CancelScope(shield=True):
+            await self._side.run(self._close)
+
+    async def _close(self) -> None:
+        await self._submits.close()
+        await self._channel.close()
+
+    # -- calls ----------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise NotSent(f"the connection to {self._endpoint} is closed")
+
+    async def _call(self, method: Method, request: Message) -> Any:
+        self._check_open()
+        return await self._run(self._ask, method, request)
+
+    async def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run a coroutine of the asyncio side; what it raises becomes a journal error."""
+        try:
+            return await self._side.run(function, *arguments)
+        except grpc.aio.AioRpcError as error:
+            raise self.error_of(error) from None
+        except (grpc.aio.UsageError, asyncio.InvalidStateError, DecodeError) as error:
+            raise Unavailable(f"{self._endpoint}: {error or 'the connection is closed'}") from None
+
+    def error_of(self, error: grpc.aio.AioRpcError) -> JournalError:
+        """Return what a failed call means."""
+        return error_of_call(error.code(), error.details(), error.trailing_metadata(), self._endpoint)
+
+    # asyncio side:
+
+    async def _ask(self, method: Method, request: Message) -> Any:
+        call = self._channel.unary_unary(
+            method.path, request_serializer=methods.encode, response_deserializer=method.decode_reply
+        )
+        return await call(request, metadata=self._metadata)
+
+    async def _ask_stream(self, method: Method, request: Message) -> Any:
+        """Send one request on a stream of its own, and return its reply."""
+        make = self._channel.stream_stream(
+            method.path, request_serializer=methods.encode, response_deserializer=method.decode_reply
+        )
+        call = make(metadata=self._metadata)
+        try:
+            await call.write(request)
+            reply = await call.read()
+            if reply is grpc.aio.EOF:
+                raise Unavailable(f"{self._endpoint} ended the stream without an answer")
+            return reply
+        finally:
+            call.cancel()
+
+
+# -- the Submit stream ------------------------------------------------------------------------
+
+
+class _Batch:
+    """A batch on its way, and who waits for its result."""
+
+    __slots__ = ("abandoned", "answered", "data", "error", "result", "written")
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.answered = trio.Event()
+        self.result: pb.SubmitResult | None = None
+        self.error: JournalError | None = None
+        self.written = False
+        self.abandoned = False
+
+
+class _Submits:
+    """The Submit stream of a connection: ``submit`` on the trio side, the rest on asyncio's."""
+
+    def __init__(
+        self, channel: grpc.aio.Channel, side: AsyncioSide, metadata: Metadata, endpoint: str
+    ) -> None:
+        self._open = channel.stream_stream(
+            methods.SUBMIT.path,
+            request_serializer=methods.encode,
+            response_deserializer=methods.SUBMIT.decode_reply,
+        )
+        self._side = side
+        self._metadata = metadata
+        self._endpoint = endpoint
+        # Between the two sides: appended to by one, taken from by the other.
+        self._outbox: deque[_Batch] = deque()
+        self._flush_posted = False
+        self._token: trio.lowlevel.TrioToken | None = None
+        # The asyncio side's own:
+        self._ids = 0
+        self._unwritten: deque[tuple[int, _Batch]] = deque()
+        self._waiting: dict[int, _Batch] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._closed = False
+
+    async def submit(self, data: bytes) -> pb.SubmitResult:
+        """Submit one batch and return what became of it. Raises ``JournalError``."""
+        if self._token is None:
+            self._token = trio.lowlevel.current_trio_token()
+        batch = _Batch(data)
+        self._outbox.append(batch)
+        if not self._flush_posted:  # one wake-up of the other side serves all until it comes
+            self._flush_posted = True
+            self._side.post(self._flush)
+        try:
+            await batch.answered.wait()
+        except trio.Cancelled:
+            batch.abandoned = True
+            raise
+        if batch.error is not None:
+            raise batch.error
+        assert batch.result is not None
+        return batch.result
+
+    # asyncio side:
+
+    def _flush(self) -> None:
+        self._flush_posted = False
+        while self._outbox:
+            self._ids += 1
+            batch = self._outbox.popleft()
+            self._waiting[self._ids] = batch
+            self._unwritten.append((self._ids, batch))
+        if self._closed:
+            self._fail(None)
+        elif self._task is None:
+            self._task = self._side.loop.create_task(self._run())
+        self._wake.set()
+
+    async def _run(self) -> None:
+        """Run the stream until it fails, then fail what was on it."""
+        call = self._open(metadata=self._metadata)
+        failure: JournalError | None = None
+        writer = self._side.loop.create_task(self._write(call))
+        try:
+            await self._read(call)
+        except grpc.aio.AioRpcError as error:
+            failure = error_of_call(error.code(), error.details(), error.trailing_metadata(), self._endpoint)
+        except (DecodeError, grpc.aio.UsageError, asyncio.InvalidStateError) as error:
+            failure = Unavailable(f"{self._endpoint}: {error}")
+        finally:
+            call.cancel()
+            await _ended(writer)
+            self._task = None
+            self._fail(failure)
+
+    async def _read(self, call: Any) -> None:
+        while (reply := await call.read()) is not grpc.aio.EOF:
+            answered: list[_Batch] = []
+            for result in reply.results:
+                batch = self._waiting.pop(result.id, None)
+                if batch is not None:
+                    batch.result = result
+                    answered.append(batch)
+            self._answer(answered)
+        if await call.code() is not grpc.StatusCode.OK:
+            raise grpc.aio.AioRpcError(
+                await call.code(),
+                await call.initial_metadata(),
+                await call.trailing_metadata(),
+                await call.details(),
+            )
+
+    async def _write(self, call: Any) -> None:
+        # The node's first metadata says that the stream stands: what was not written before
+        # it failed to come up was certainly not submitted.
+        await call.initial_metadata()
+        while not call.done():
+            if not self._unwritten:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            number, batch = self._unwritten.popleft()
+            if batch.abandoned:
+                self._waiting.pop(number, None)
+                continue
+            batch.written = True
+            await call.write(pb.SubmitRequest(id=number, packed=batch.data))
+
+    def _fail(self, failure: JournalError | None) -> None:
+        """Answer everything on the stream with why there will be no verdicts."""
+        text = str(failure) if failure is not None else f"the connection to {self._endpoint} was closed"
+        failed = list(self._waiting.values())
+        self._waiting.clear()
+        self._unwritten.clear()
+        for batch in failed:
+            if isinstance(failure, WrongCluster):
+                batch.error = WrongCluster(text)
+            elif batch.written:
+                batch.error = Unavailable(f"{text}; what became of the batch is not known")
+            elif isinstance(failure, Overloaded):
+                batch.error = Overloaded(failure.limit, failure.value, failure.retry_after_ms)
+            else:
+                batch.error = NotSent(text)
+        self._answer(failed)
+
+    def _answer(self, batches: list[_Batch]) -> None:
+        if batches and self._token is not None:
+            _to_trio(self._side, self._token, _set_answered, batches)
+
+    async def close(self) -> None:
+        """End the stream; batches on it fail."""
+        self._closed = True
+        if self._task is not None:
+            await _ended(self._task)
+        self._flush()
+
+
+def _set_answered(batches: list[_Batch]) -> None:
+    for batch in batches:
+        batch.answered.set()
+
+
+# -- tails ------------------------------------------------------------------------------------
+
+
+class _TailStream:
+    """A tail's messages: read ahead a little on the asyncio side, taken on the trio side."""
+
+    def __init__(
+        self, channel: grpc.aio.Channel, side: AsyncioSide, metadata: Metadata, endpoint: str
+    ) -> None:
+        self._channel = channel
+        self._side = side
+        self._metadata = metadata
+        self._endpoint = endpoint
+        self._token = trio.lowlevel.current_trio_token()
+        self._messages: deque[pb.TailMessage] = deque()
+        self._failure: JournalError | None = None
+        self._arrived = trio.Event()
+        self._room = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def __aiter__(self) -> _TailStream:
+        return self
+
+    async def __anext__(self) -> TailMessage:
+        while not self._messages:
+            if self._failure is not None:
+                raise self._failure
+            self._arrived = trio.Event()
+            await self._arrived.wait()
+        full = len(self._messages) >= TAIL_MESSAGES_AHEAD_MAX
+        message = self._messages.popleft()
+        if full:
+            self._side.post(self._room.set)
+        return TailMessage(
+            Revision(message.first),
+            Revision(message.last),
+            _unpack_commits(message.packed),
+            Revision(message.current),
+        )
+
+    # asyncio side:
+
+    async def open(self, request: pb.TailRequest) -> None:
+        self._task = self._side.loop.create_task(self._run(request))
+
+    async def close(self) -> None:
+        if self._task is not None:
+            await _ended(self._task)
+
+    async def _run(self, request: pb.TailRequest) -> None:
+        call = self._channel.unary_stream(
+            methods.TAIL.path,
+            request_serializer=methods.encode,
+            response_deserializer=methods.TAIL.decode_reply,
+        )(request, metadata=self._metadata)
+        failure: JournalError = Unavailable(f"{self._endpoint} ended the tail")
+        try:
+            async for message in call:
+                while len(self._messages) >= TAIL_MESSAGES_AHEAD_MAX:
+                    self._room.clear()
+                    if len(self._messages) >= TAIL_MESSAGES_AHEAD_MAX:
+                        await self._room.wait()
+                self._messages.append(message)
+                _to_trio(self._side, self._token, self._notify)
+        except grpc.aio.AioRpcError as error:
+            failure = error_of_call(error.code(), error.details(), error.trailing_metadata(), self._endpoint)
+        except (DecodeError, grpc.aio.UsageError, asyncio.InvalidStateError) as error:
+            failure = Unavailable(f"{self._endpoint}: {error}")
+        finally:
+            call.cancel()
+            self._failure = failure
+            _to_trio(self._side, self._token, self._notify)
+
+    def _notify(self) -> None:
+        self._arrived.set()
+
+
+# -- helpers ------------------------------------------------------------------------------------
+
+
+def _to_trio(
+    side: AsyncioSide, token: trio.lowlevel.TrioToken, function: Callable[..., object], *arguments: Any
+) -> None:
+    """Have the trio side call ``function`` soon; nothing if that side is gone."""
+    try:
+        token.run_sync_soon(function, *arguments)
+    except trio.RunFinishedError:
+        pass
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    """Cancel a task, wait for its end, and take its error so that nobody misses it."""
+    task.cancel()
+    await asyncio.wait([task])
+    if not task.cancelled():
+        task.exception()
+
+
+def _unpack_commits(packed: bytes) -> list[Commit]:
+    """Return the commits of ``TailMessage.packed``. Raises ``ProtocolViolation``."""
+    if not packed:
+        return []
+    try:
+        return [
+            Commit(
+                Revision(revision),
+                Slot(slot),
+                time_ms,
+                client,
+                sequence,
+                label,
+                tuple([Change(key, value, lease) for key, value, lease in changes]),
+            )
+            for revision, slot, time_ms, client, sequence, label, changes in msgpack.unpackb(packed)
+        ]
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise ProtocolViolation(f"commits do not decode: {error}") from error
+
+
+def _present(record: pb.Record) -> Record:
+    return Record(Revision(record.create), Revision(record.mod), record.version, record.lease, record.value)
+
+
+def _record(record: pb.Record) -> Record | None:
+    return _present(record) if record.HasField("value") else None
