@@ -22,8 +22,24 @@ FOLD_SESSION_WINDOW_OFFERS_MAX = 65_536
 FOLD_DELETE_RANGE_KEYS_MAX = 10_000
 """Keys that one ``delete_range`` may delete; more is rejected."""
 
+FOLD_SESSION_BYTES_MAX = 64 * 1024 * 1024
+"""Remembered verdicts of all clients together, packed; past it the longest idle client goes."""
+
+FOLD_RECENT_BYTES_MAX = 8 * 1024 * 1024
+"""Keys of recent changes that are kept to check ranges with; older ``at`` revisions need a scan."""
+
+FOLD_SCAN_RECORDS_MAX = 100_000
+"""Records that the fold looks at for one range (of an old ``at``, or of a ``delete_range``)."""
+
+FOLD_VALUE_BYTES_MAX = 1024 * 1024
+"""How far ``adjust`` and ``set`` mutations may let a value grow."""
+
 FOLD_LEASES_MAX = 100_000
 FOLD_LEASE_KEYS_MAX = 10_000
+"""Keys bound to one lease: they are all deleted at one revision when it ends."""
+
+FOLD_BINDINGS_MAX = 1_000_000
+"""Keys bound to all leases together."""
 
 LEASE_TTL_MS_MIN = 500
 LEASE_TTL_MS_MAX = 24 * 3600 * 1000
