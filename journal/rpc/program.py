@@ -1,0 +1,185 @@
+"""A whole node as a program: folder, node, transport, server, signals, exit code.
+
+Expected faults (a folder of another node, a port in use, a failed disk) are one line of
+the log and an exit code, never a traceback:
+
+====  =======================================================================
+code  meaning
+====  =======================================================================
+0     stopped as asked, by SIGTERM or SIGINT
+1     the options, the address or the folder are not right: mend them and try again
+3     the disk failed, or a record is damaged
+====  =======================================================================
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+from structlog.typing import FilteringBoundLogger
+
+from journal import logs
+from journal.errors import DataFolderError, StorageError, StorageFailed
+from journal.limits import Limits
+from journal.node import Node, NodeConfig, TrioClock
+from journal.paxos import PaxosConfig
+from journal.paxos.membership import Member, Membership
+from journal.rpc import bridge
+from journal.rpc.edge import EdgeLimits
+from journal.rpc.peers import GrpcTransport
+from journal.rpc.server import ListenFailed, Server
+from journal.storage.identity import open_folder
+from journal.types import NodeId
+
+EXIT_STOPPED = 0
+EXIT_REFUSED = 1
+EXIT_STORAGE = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeOptions:
+    """What ``synod node`` is told."""
+
+    node: int
+    dir: Path
+    listen: str
+    """Where to listen, ``host:port``."""
+    cluster: str
+    members: Mapping[int, str]
+    """The endpoint of every node of the cluster's first membership, this one's included."""
+    create: bool = False
+    """The folder is to be made: without this an empty one is refused."""
+    limits: Limits = field(default_factory=Limits)
+    edge_limits: EdgeLimits = field(default_factory=EdgeLimits)
+    election_timeout_s: float = 1.0
+    heartbeat_interval_s: float = 0.1
+    log_level: str = "info"
+    log_format: str = "kv"
+
+    def config(self) -> NodeConfig:
+        """Return the node's configuration, validated. Raises ``ValueError``."""
+        endpoint = self.members.get(self.node)
+        if endpoint is None:
+            raise ValueError(f"node {self.node} is not among the members {sorted(self.members)}")
+        config = NodeConfig(
+            node=NodeId(self.node),
+            cluster=self.cluster,
+            endpoint=endpoint,
+            limits=self.limits,
+            paxos=PaxosConfig(
+                node=NodeId(self.node),
+                window_slots_max=self.limits.window_slots_max,
+                election_timeout_s=self.election_timeout_s,
+                heartbeat_interval_s=self.heartbeat_interval_s,
+            ),
+        )
+        config.validate()
+        self.edge_limits.validate()
+        return config
+
+
+def run(options: NodeOptions) -> int:
+    """Run a node until it is told to stop; return the exit code. For the main thread."""
+    try:
+        logs.configure(level=options.log_level, form=options.log_format)
+    except ValueError as error:
+        logging.error("%s", error)
+        return EXIT_REFUSED
+    log = logs.get_logger(node=options.node)
+    # What gRPC and asyncio have to say goes the way of all logs, in the same form.
+    forward = _Forward(log)
+    logging.getLogger().addHandler(forward)
+    try:
+        return bridge.run_guest(run_node, options)
+    finally:
+        logging.getLogger().removeHandler(forward)
+
+
+async def run_node(options: NodeOptions) -> int:
+    """Run a node inside ``bridge.run_guest``; return the exit code."""
+    log = logs.get_logger(node=options.node)
+    try:
+        await _run_node(options, log)
+    except (ValueError, DataFolderError, ListenFailed) as error:
+        log.error("node.refused", reason=str(error))
+        return EXIT_REFUSED
+    except StorageError as error:
+        log.error("node.storage_failed", reason=str(error))
+        return EXIT_STORAGE
+    log.info("node.stopped")
+    return EXIT_STOPPED
+
+
+async def _run_node(options: NodeOptions, log: FilteringBoundLogger) -> None:
+    config = options.config()
+    membership = Membership(
+        voters=tuple(Member(NodeId(node), endpoint) for node, endpoint in sorted(options.members.items()))
+    )
+    storage = await open_folder(options.dir, cluster=config.cluster, node=config.node, create=options.create)
+    try:
+        transport = GrpcTransport(
+            cluster=config.cluster,
+            node=config.node,
+            window_slots_max=config.limits.window_slots_max,
+            queue_bytes_max=config.limits.peer_queue_bytes_max,
+            log=log,
+        )
+        node = Node(
+            config,
+            storage=storage,
+            transport=transport,
+            clock=TrioClock(lambda: time.time_ns() // 1_000_000),
+            rng=random.Random(),
+            log=log,
+            membership=membership,
+        )
+        server = Server(node, transport, listen=options.listen, log=log, limits=options.edge_limits)
+        await run_served(node, transport, server, log)
+    finally:
+        storage.close()
+
+
+async def run_served(node: Node, transport: GrpcTransport, server: Server, log: FilteringBoundLogger) -> None:
+    """Run a node behind its server until it stops. Raises ``ListenFailed`` or ``StorageFailed``."""
+    side = bridge.host()
+    failure: ListenFailed | StorageFailed | None = None
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def stop_on_signal() -> None:
+                async for number in signals:
+                    log.info("node.signal", signal=signal.Signals(number).name)
+                    node.stop()
+
+            nursery.start_soon(stop_on_signal)
+            try:
+                await side.run(server.start)
+                await node.run()
+            except (ListenFailed, StorageFailed) as error:
+                failure = error
+            finally:
+                with trio.CancelScope(shield=True):
+                    await side.run(server.aclose)
+                    await side.run(transport.aclose)
+            nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+class _Forward(logging.Handler):
+    """Passes records of the standard library's logging on to the structured log."""
+
+    def __init__(self, log: FilteringBoundLogger) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        write = self._log.error if record.levelno >= logging.ERROR else self._log.warning
+        write("library", logger=record.name, message=record.getMessage(), exc_info=record.exc_info)
