@@ -27,20 +27,38 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from journal.entries import pack_offers
 from journal.errors import JournalError, Overloaded
 from journal.limits import Limits
-from journal.offers import RawBatch, Rejected, Verdict, pack_raw_offers
+from journal.offers import (
+    ADJUST,
+    DELETE,
+    PUT,
+    SET_ADD,
+    SET_REMOVE,
+    RawBatch,
+    Rejected,
+    Verdict,
+    pack_raw_offers,
+)
 from journal.space import Folded, Space
-from journal.types import Slot
+from journal.types import Revision, Slot
 
 Reply = Callable[[list[Verdict] | JournalError], None]
 
 RETRY_AFTER_MS = 50
 """What an ``Overloaded`` client is told: about ten times what a full queue takes to move."""
+
+
+_KEYED = frozenset((PUT, DELETE, ADJUST, SET_ADD, SET_REMOVE))
+"""Mutations whose first operand is the one key that they write."""
+
+
+_UNWON = frozenset((Reason.COMPACTED, Reason.FUTURE))
+"""Rejections whose revision nobody won: it says where the journal stands."""
 
 
 class Submission:
@@ -70,6 +88,8 @@ class Proposal:
 
     value: bytes
     parts: list[_Part]
+    batches: list[list[Any]] = field(default_factory=list)
+    """What ``unpack_offers(value)`` would give: the leader has decoded it already."""
     keys: list[bytes] = field(default_factory=list)
     """Keys that the entry writes, for the check of later offers."""
 
@@ -78,8 +98,10 @@ class Admission:
     """The leader's offers: queued, in flight, parked. Bounded by ``offers_inflight_max`` and
     ``inflight_bytes_max``."""
 
-    def __init__(self, space: Space, limits: Limits) -> None:
+    def __init__(self, space: Space, limits: Limits, label_of: Callable[[Revision], str]) -> None:
+        """``label_of`` finds the label of the offer that made a revision: a receipt names who won."""
         self._space = space
+        self._label_of = label_of
         self._limits = limits
         self._queue: deque[_Part] = deque()
         self._inflight: dict[Slot, Proposal] = {}
@@ -136,11 +158,13 @@ class Admission:
                 self.waiting_bytes -= len(raw.data)
             passed = self._check(part, proposal.keys)
             if passed is None or passed:
-                blob = raw.data
+                blob, kept = raw.data, raw.offers
                 if passed is not None:
-                    blob = pack_raw_offers(raw, [raw.offers[index] for index in passed])
+                    kept = [raw.offers[index] for index in passed]
+                    blob = pack_raw_offers(raw, kept)
                 part.indexes = passed
                 blobs.append(blob)
+                proposal.batches.append([raw.client, raw.acked, raw.base, kept])
                 proposal.parts.append(part)
                 offers += count
                 size += len(blob)
@@ -163,7 +187,7 @@ class Admission:
         indexes: Sequence[int] = range(len(raw.offers)) if part.indexes is None else part.indexes
         for position, index in enumerate(indexes):
             offer = raw.offers[index]
-            verdict: Verdict | None = space.seen(client, offer[0]) if client else None
+            verdict = space.seen(client, offer[0], raw.base) if client else None
             if verdict is None:
                 verdict = space.doomed(offer)
             slot = None
@@ -172,9 +196,7 @@ class Admission:
             if verdict is None and slot is None:
                 if passed is not None and passed is not part.indexes:
                     passed.append(index)
-                for mutation in offer[6]:
-                    if mutation[0] in (0, 1, 3, 4, 5):
-                        keys.append(mutation[1])
+                keys.extend(mutation[1] for mutation in offer[6] if mutation[0] in _KEYED)
                 continue
             if passed is None or passed is part.indexes:
                 passed = list(indexes[:position])
@@ -189,6 +211,11 @@ class Admission:
         assert slot not in self._inflight, slot
         self._inflight[slot] = proposal
         self._writers.update(dict.fromkeys(proposal.keys, slot))
+
+    def decoded(self, slot: Slot, value: bytes) -> list[list[Any]] | None:
+        """Return the decoded batches of ``value`` if it is what this leader proposed in ``slot``."""
+        proposal = self._inflight.get(slot)
+        return proposal.batches if proposal is not None and proposal.value is value else None
 
     def folded(self, folded: Folded, value: bytes) -> None:
         """Answer what ``folded.slot`` decided, and wake what was parked behind it."""
@@ -237,7 +264,7 @@ class Admission:
 
     def _settle(self, submission: Submission, index: int, verdict: Verdict) -> None:
         assert submission.verdicts[index] is None, index
-        submission.verdicts[index] = verdict
+        submission.verdicts[index] = self._labelled(verdict)
         submission.missing -= 1
         if submission.missing == 0:
             self._release(submission)
@@ -246,7 +273,12 @@ class Admission:
     def _settle_all(self, submission: Submission, verdicts: list[Verdict]) -> None:
         submission.missing = 0
         self._release(submission)
-        submission.reply(verdicts)
+        submission.reply([v if type(v) is int else self._labelled(v) for v in verdicts])
+
+    def _labelled(self, verdict: Verdict) -> Verdict:
+        if not isinstance(verdict, Rejected) or not verdict.revision or verdict.reason in _UNWON:
+            return verdict
+        return replace(verdict, label=self._label_of(Revision(verdict.revision)))
 
     def _release(self, submission: Submission) -> None:
         self.offers -= len(submission.raw.offers)
@@ -265,6 +297,3 @@ def _awaited(offer: Any, writers: dict[bytes, Slot]) -> Slot | None:
         if slot is not None and (found is None or slot > found):
             found = slot
     return found
-
-
-__all__ = ["Admission", "Proposal", "Rejected", "Reply", "Submission"]

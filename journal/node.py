@@ -43,7 +43,7 @@ from journal.errors import (
     Overloaded,
     ProtocolViolation,
     RevisionInFuture,
-    StorageFailed,
+    StorageError,
     Unavailable,
 )
 from journal.lease_clock import LeaseClock
@@ -230,7 +230,7 @@ class Node:
             now=self._started,
         )
         self.tails = TailHub(self.space, self._log, config.limits)
-        self._admission = Admission(self.space, config.limits)
+        self._admission = Admission(self.space, config.limits, self.tails.label_of)
         self._leases = LeaseClock()
 
         self._inbox: list[Envelope] = []
@@ -265,14 +265,14 @@ class Node:
     # -- running --------------------------------------------------------------------
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Run until ``stop`` has finished, or raise ``StorageFailed``.
+        """Run until ``stop`` has finished, or raise ``StorageError``: a failed write, a damaged record.
 
         Every callback that still waits is answered with ``Unavailable`` on the way out.
         """
         self._token = trio.lowlevel.current_trio_token()
         self._follow_membership()
         self._transport.start(self._deliver)
-        failure: StorageFailed | None = None
+        failure: StorageError | None = None
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._ticker)
@@ -281,7 +281,7 @@ class Node:
                 task_status.started()
                 await self._stopped.wait()
                 nursery.cancel_scope.cancel()
-        except* StorageFailed as group:
+        except* StorageError as group:
             failure = _first(group)
         finally:
             self._fail_all(Unavailable("the node is stopping"))
@@ -415,7 +415,8 @@ class Node:
         offers = 0
         while self._to_fold and offers < FOLD_OFFERS_PER_TURN:
             entry = self._to_fold.popleft()
-            folded = self.space.fold(entry.slot, entry.value)
+            decoded = self._admission.decoded(entry.slot, entry.value)
+            folded = self.space.fold(entry.slot, entry.value, decoded)
             self._queue_space_writes(folded.writes, now)
             self.tails.publish(entry, folded)
             self._admission.folded(folded, entry.value)
@@ -810,10 +811,10 @@ class Node:
         )
 
 
-def _first(group: BaseExceptionGroup[StorageFailed]) -> StorageFailed:
+def _first(group: BaseExceptionGroup[StorageError]) -> StorageError:
     """Return the first leaf of a group: one failed disk may be noticed by several tasks."""
     leaf: BaseException = group
     while isinstance(leaf, BaseExceptionGroup):
         leaf = leaf.exceptions[0]
-    assert isinstance(leaf, StorageFailed)
+    assert isinstance(leaf, StorageError)
     return leaf

@@ -24,6 +24,9 @@ from journal.space import Folded, Space
 from journal.storage.log import LogStore
 from journal.types import Revision, Slot
 
+LABELS_MAX = 50_000
+"""Labels of revisions remembered for receipts: a cache of what the log says."""
+
 
 class TailChunk(NamedTuple):
     """The commits of revisions ``first`` to ``last``, all of them. Empty: ``last == first - 1``."""
@@ -55,6 +58,7 @@ class TailHub:
         self._recent: deque[_Recent] = deque()
         self._recent_bytes = 0
         self._flushed = space.applied
+        self._labels: dict[int, str] = {}
         self._waiters: dict[object, Callable[[], None]] = {}
         self.open = 0
         """Tails that are open now; the rpc edge counts them with ``opened`` and ``closed``."""
@@ -99,6 +103,20 @@ class TailHub:
             and recent[0].slot <= self._flushed
         ):
             self._recent_bytes -= len(recent.popleft().entry)
+
+    def label_of(self, revision: Revision) -> str:
+        """Return the label of the offer that made ``revision``; empty where the log does not reach back."""
+        label = self._labels.get(revision)
+        if label is None:
+            try:
+                found = self.read(Revision(revision - 1), 1).commits
+            except RevisionCompacted:
+                found = []
+            if len(self._labels) > LABELS_MAX:
+                self._labels.clear()
+            self._labels.update((commit.revision, commit.label) for commit in found)
+            label = self._labels.get(revision, "")
+        return label
 
     # -- a tail's side --------------------------------------------------------------
 
