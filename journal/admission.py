@@ -40,6 +40,7 @@ from journal.offers import (
     SET_ADD,
     SET_REMOVE,
     RawBatch,
+    Reason,
     Rejected,
     Verdict,
     pack_raw_offers,

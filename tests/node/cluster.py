@@ -43,10 +43,6 @@ class Network:
     def transport(self, node: int) -> NetworkTransport:
         return NetworkTransport(self, node)
 
-    def isolate(self, node: int, others: Sequence[int]) -> None:
-        for other in others:
-            self.cut |= {(node, other), (other, node)}
-
     async def run(self) -> None:
         while True:
             if not self._heap:
@@ -139,13 +135,19 @@ class Cluster:
                 del self.nodes[number]
             self.ended[number].set()
 
+    def isolate(self, node: Node) -> None:
+        """Cut all links of ``node``."""
+        number = int(node.config.node)
+        for other in self.storages:
+            self.network.cut |= {(number, other), (other, number)}
+
     async def kill(self, number: int) -> None:
         self.scopes[number].cancel()
         await self.ended[number].wait()
 
     async def until(self, condition: Callable[[], Any], within_s: float = 30.0) -> Any:
         with trio.fail_after(within_s):
-            while not (found := condition()):
+            while not (found := condition()):  # noqa: ASYNC110  # virtual time: nobody waits
                 await trio.sleep(0.01)
         return found
 

@@ -125,7 +125,7 @@ async def test_a_deposed_leader_does_not_answer_reads(autojump_clock: MockClock)
     async with running(3) as cluster:
         old = await cluster.leader()
         await submit(old, put("a", "old"))
-        cluster.network.isolate(int(old.config.node), [n for n in cluster.nodes if n != old.config.node])
+        cluster.isolate(old)
         new = await cluster.leader(other_than=int(old.config.node))
         await submit(new, put("a", "new"))
         with pytest.raises(Unavailable):
