@@ -17,20 +17,30 @@ everything) confuses nobody: a process is believed to run only if the pid still 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
-import random
 import secrets
 import signal
-import socket
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from synod.local_state import (
+    HOST,
+    AgentPlan,
+    LocalClusterError,
+    NoCluster,
+    NodePlan,
+    NotReady,
+    PortInUse,
+    State,
+    StateFile,
+    free_ports,
+    require_free,
+)
 from synod.processes import Children, ProcessRef, last_lines, stop_all, wait_ended
 
 if TYPE_CHECKING:
@@ -39,89 +49,13 @@ if TYPE_CHECKING:
 Probe = Callable[[Sequence[str], str, float], "dict[str, NodeStatus | str]"]
 """(endpoints, cluster id, seconds) to what each node says of itself, or why it does not."""
 
-FORMAT = 1
-HOST = "127.0.0.1"
-DEFAULT_DIR = ".synod"
-DEFAULT_BASE_PORT = 7400
+__all__ = ["LocalCluster", "LocalClusterError", "NoCluster", "NodeView", "NotReady", "PortInUse"]
+
 NODES_MAX = 9
 STOP_PATIENCE_S = 10.0
+TASK_PATIENCE_S = 5.0
 UP = "up"
 """The name under which a foreground ``synod up`` is recorded."""
-
-# Below the range from which the kernel takes ports for outgoing connections (32768 and up on
-# Linux): there a port could be taken by a client while its node is down.
-_FREE_PORTS = range(15_000, 32_000)
-
-
-class LocalClusterError(Exception):
-    """Something about the local cluster that a person can mend; the text says how."""
-
-
-class NoCluster(LocalClusterError):
-    """There is no cluster in the folder."""
-
-
-class PortInUse(LocalClusterError):
-    """Another process listens where a node should."""
-
-
-class NotReady(LocalClusterError):
-    """The cluster did not become ready in time; the text says what each node was up to."""
-
-
-@dataclass(slots=True)
-class NodePlan:
-    node: int
-    endpoint: str
-    created: bool = False
-    """It was ready once: from then on an empty folder means that its promises are lost."""
-
-    @property
-    def name(self) -> str:
-        return f"node-{self.node}"
-
-    @property
-    def port(self) -> int:
-        return int(self.endpoint.rpartition(":")[2])
-
-
-@dataclass(slots=True)
-class AgentPlan:
-    agent: int
-    cpu: int = 4096
-    memory: int = 8192
-    attributes: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        return f"agent-{self.agent}"
-
-
-@dataclass(slots=True)
-class _State:
-    """What cluster.json holds."""
-
-    cluster: str
-    nodes: list[NodePlan]
-    agents: list[AgentPlan]
-    node_args: list[str]
-    running: dict[str, ProcessRef] = field(default_factory=dict)
-
-    def dump(self) -> str:
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=2) + "\n"
-
-    @classmethod
-    def parse(cls, text: str) -> _State:
-        data = json.loads(text)
-        if data.pop("format") != FORMAT:
-            raise ValueError(f"its format is not {FORMAT}")
-        return cls(
-            cluster=data["cluster"],
-            nodes=[NodePlan(**plan) for plan in data["nodes"]],
-            agents=[AgentPlan(**plan) for plan in data["agents"]],
-            node_args=data["node_args"],
-            running={name: ProcessRef(**ref) for name, ref in data["running"].items()},
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +92,7 @@ class LocalCluster:
 
     def __init__(self, folder: Path, *, probe: Probe | None = None) -> None:
         self.folder = folder
+        self._file = StateFile(folder)
         self._probe = probe
         self._children = Children()
 
@@ -182,10 +117,10 @@ class LocalCluster:
         if not 1 <= nodes <= NODES_MAX:
             raise LocalClusterError(f"a cluster has 1 to {NODES_MAX} nodes, not {nodes} (3 or 5 are usual)")
         cluster = cls(Path(folder).absolute(), probe=probe)
-        ports = _free_ports(nodes) if base_port is None else [base_port + n for n in range(1, nodes + 1)]
+        ports = free_ports(nodes) if base_port is None else [base_port + n for n in range(1, nodes + 1)]
         if ports[-1] > 65_535 or ports[0] < 1:
             raise LocalClusterError(f"base port {base_port} leaves no valid ports for {nodes} nodes")
-        state = _State(
+        state = State(
             cluster=f"synod-{secrets.token_hex(6)}",
             nodes=[NodePlan(n, f"{HOST}:{port}") for n, port in enumerate(ports, 1)],
             agents=[AgentPlan(n) for n in range(1, agents + 1)],
@@ -195,39 +130,39 @@ class LocalCluster:
             cluster._log_folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise LocalClusterError(f"cannot make the folder {cluster.folder}: {error.strerror}") from error
-        with cluster._locked():
-            if cluster._file.exists():
+        with cluster._file.locked():
+            if cluster._file.path.exists():
                 raise LocalClusterError(
                     f"{cluster.folder} holds a cluster already; `synod up` starts it again"
                 )
-            cluster._write(state)
+            cluster._file.write(state)
         return cluster
 
     @classmethod
     def load(cls, folder: str | Path, *, probe: Probe | None = None) -> LocalCluster:
         """Return the cluster of a folder, running or not. Raises ``NoCluster``."""
         cluster = cls(Path(folder).absolute(), probe=probe)
-        cluster._read()
+        cluster._file.read()
         return cluster
 
     @property
     def cluster_id(self) -> str:
-        return self._read().cluster
+        return self._file.read().cluster
 
     @property
     def nodes(self) -> list[int]:
-        return [plan.node for plan in self._read().nodes]
+        return [plan.node for plan in self._file.read().nodes]
 
     @property
     def agents(self) -> list[int]:
-        return [plan.agent for plan in self._read().agents]
+        return [plan.agent for plan in self._file.read().agents]
 
     @property
     def endpoints(self) -> list[str]:
-        return [plan.endpoint for plan in self._read().nodes]
+        return [plan.endpoint for plan in self._file.read().nodes]
 
     def endpoint(self, node: int) -> str:
-        return self._plan(self._read(), node).endpoint
+        return self._plan(self._file.read(), node).endpoint
 
     def node_folder(self, node: int) -> Path:
         return self.folder / f"node-{node}"
@@ -241,14 +176,14 @@ class LocalCluster:
 
     def running(self) -> dict[str, int]:
         """Return name to pid of each process that is alive, such as ``{"node-1": 4711}``."""
-        return {name: ref.pid for name, ref in self._alive(self._read()).items() if name != UP}
+        return {name: ref.pid for name, ref in self._alive(self._file.read()).items() if name != UP}
 
     def pid(self, node: int) -> int | None:
         return self.running().get(f"node-{node}")
 
     def exit_code(self, name: str) -> int | None:
         """Return the exit code of a process that was started here and has ended."""
-        ref = self._read().running.get(name)
+        ref = self._file.read().running.get(name)
         return self._children.exit_code(ref.pid) if ref else None
 
     # -- starting -----------------------------------------------------------------
@@ -258,28 +193,28 @@ class LocalCluster:
 
         Raises ``PortInUse`` before anything is started.
         """
-        with self._locked():
-            state = self._read()
+        with self._file.locked():
+            state = self._file.read()
             alive = self._alive(state)
             nodes = [plan for plan in state.nodes if plan.name not in alive]
             idle_agents = [plan for plan in state.agents if agents and plan.name not in alive]
             for node in nodes:
-                _require_free(node)
+                require_free(node)
             for node in nodes:
                 self._spawn_node(state, node)
             for agent in idle_agents:
                 self._spawn_agent(state, agent)
-            return [plan.name for plan in (*nodes, *idle_agents)]
+            return [node.name for node in nodes] + [agent.name for agent in idle_agents]
 
     def start_node(self, node: int) -> int:
         """Start one node and return its pid (that of the running one, if it runs)."""
-        with self._locked():
-            state = self._read()
+        with self._file.locked():
+            state = self._file.read()
             plan = self._plan(state, node)
             alive = self._alive(state).get(plan.name)
             if alive:
                 return alive.pid
-            _require_free(plan)
+            require_free(plan)
             return self._spawn_node(state, plan).pid
 
     def start_agent(
@@ -291,8 +226,8 @@ class LocalCluster:
     ) -> int:
         """Start one agent and return its pid; a new number joins the plan. Units: 1024 cpu is one core,
         memory in MiB. What is not given stays as planned."""
-        with self._locked():
-            state = self._read()
+        with self._file.locked():
+            state = self._file.read()
             plan = next((plan for plan in state.agents if plan.agent == agent), None)
             if plan is None:
                 plan = AgentPlan(agent)
@@ -318,11 +253,11 @@ class LocalCluster:
 
     def kill_all(self) -> None:
         """SIGKILL everything at once, as a loss of power would; the plan stays."""
-        with self._locked():
-            state = self._read()
+        with self._file.locked():
+            state = self._file.read()
             stop_all(list(self._alive(state).values()), self._children, patience_s=0, force=True)
             state.running.clear()
-            self._write(state)
+            self._file.write(state)
 
     def pause_node(self, node: int) -> None:
         self._kill(f"node-{node}", signal.SIGSTOP)
@@ -332,24 +267,52 @@ class LocalCluster:
 
     # -- stopping ---------------------------------------------------------------------
 
-    def stop(self, patience_s: float = STOP_PATIENCE_S, *, only: Collection[str] | None = None) -> list[str]:
-        """Stop agents, then nodes: SIGTERM, and SIGKILL for who has not ended after ``patience_s``.
+    def stop(
+        self, patience_s: float = STOP_PATIENCE_S, *, only: Collection[str] | None = None, tasks: bool = True
+    ) -> list[str]:
+        """Stop agents, their tasks, then nodes: SIGTERM, and SIGKILL for who has not ended in time.
 
         Returns the names of those that had to be killed. Nothing running is fine. The plan and the
-        data stay: ``start`` brings the same cluster back. ``only`` names the processes to stop.
+        data stay: ``start`` brings the same cluster back. ``only`` names the processes to stop;
+        ``tasks=False`` leaves tasks running, and the next agent on the folder takes them back.
         """
         killed: list[str] = []
-        with self._locked():
-            state = self._read()
+        with self._file.locked():
+            state = self._file.read()
             alive = self._alive(state)
-            for kind in ("agent-", "node-"):
-                refs = {ref: name for name, ref in alive.items() if name.startswith(kind)}
-                refs = {ref: name for ref, name in refs.items() if only is None or name in only}
-                stubborn = stop_all(list(refs), self._children, patience_s=patience_s)
-                killed += [refs[ref] for ref in stubborn]
+            wanted = {name: ref for name, ref in alive.items() if only is None or name in only}
+            killed += self._stop_kind("agent-", wanted, patience_s)
+            if tasks:
+                self._stop_tasks([plan.name for plan in state.agents if only is None or plan.name in only])
+            killed += self._stop_kind("node-", wanted, patience_s)
             state.running = {name: ref for name, ref in state.running.items() if ref.alive}
-            self._write(state)
+            self._file.write(state)
         return killed
+
+    def _stop_kind(self, prefix: str, processes: Mapping[str, ProcessRef], patience_s: float) -> list[str]:
+        names = {ref: name for name, ref in processes.items() if name.startswith(prefix)}
+        return [names[ref] for ref in stop_all(list(names), self._children, patience_s=patience_s)]
+
+    def tasks(self) -> list[ProcessRef]:
+        """Return the supervisors of all tasks that run under this folder, whoever started them."""
+        return self._supervisors([plan.name for plan in self._file.read().agents])
+
+    def _supervisors(self, agents: Sequence[str]) -> list[ProcessRef]:
+        found = []
+        for agent in agents:
+            for file in sorted((self.folder / agent).glob("tasks/*/*/supervisor.json")):
+                with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                    facts = json.loads(file.read_text())
+                    found.append(ProcessRef(int(facts["pid"]), f"{facts['bootId']}:{facts['startTime']}"))
+        return [ref for ref in found if ref.alive]
+
+    def _stop_tasks(self, agents: Sequence[str]) -> None:
+        """A supervisor passes SIGTERM on, and kills its task at SIGUSR1; killed itself, it could not."""
+        for sig, patience_s in ((signal.SIGTERM, TASK_PATIENCE_S), (signal.SIGUSR1, STOP_PATIENCE_S)):
+            left = self._supervisors(agents)
+            for ref in left:
+                ref.signal(sig)
+            wait_ended(left, self._children, patience_s)
 
     def detach(self) -> None:
         """Leave the processes started here to run on their own."""
@@ -359,7 +322,7 @@ class LocalCluster:
 
     def status(self, timeout_s: float = 2.0) -> list[NodeView]:
         """Return every node, in order. One that does not answer within ``timeout_s`` is shown so."""
-        state = self._read()
+        state = self._file.read()
         alive = self._alive(state)
         paused = {name for name, ref in alive.items() if ref.paused}
         askable = [plan.endpoint for plan in state.nodes if plan.name in alive and plan.name not in paused]
@@ -403,8 +366,8 @@ class LocalCluster:
 
         Raises ``LocalClusterError`` where another one does.
         """
-        with self._locked():
-            state = self._read()
+        with self._file.locked():
+            state = self._file.read()
             other = state.running.get(UP)
             if other and other.alive and other.pid != os.getpid():
                 raise LocalClusterError(
@@ -414,61 +377,33 @@ class LocalCluster:
             ref = ProcessRef.of(os.getpid())
             assert ref is not None
             state.running[UP] = ref
-            self._write(state)
+            self._file.write(state)
 
     def release_supervisor(self) -> None:
-        with self._locked():
-            state = self._read()
+        with self._file.locked():
+            state = self._file.read()
             state.running.pop(UP, None)
-            self._write(state)
+            self._file.write(state)
 
     # -- inside ---------------------------------------------------------------------------
-
-    @property
-    def _file(self) -> Path:
-        return self.folder / "cluster.json"
 
     @property
     def _log_folder(self) -> Path:
         return self.folder / "logs"
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Hold the folder's lock: one at a time changes what runs."""
-        if not self.folder.is_dir():
-            raise NoCluster(f"there is no cluster in {self.folder}")
-        with (self.folder / "cluster.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
-    def _read(self) -> _State:
-        try:
-            return _State.parse(self._file.read_text())
-        except (FileNotFoundError, NotADirectoryError):
-            raise NoCluster(f"there is no cluster in {self.folder}") from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise LocalClusterError(
-                f"{self._file} cannot be understood ({error}): it was not written by this version of synod"
-            ) from error
-
-    def _write(self, state: _State) -> None:
-        temporary = self._file.with_suffix(".tmp")
-        temporary.write_text(state.dump())
-        temporary.replace(self._file)
-
-    def _alive(self, state: _State) -> dict[str, ProcessRef]:
+    def _alive(self, state: State) -> dict[str, ProcessRef]:
         for ref in state.running.values():
             self._children.exit_code(ref.pid)
         return {name: ref for name, ref in state.running.items() if ref.alive}
 
-    def _plan(self, state: _State, node: int) -> NodePlan:
+    def _plan(self, state: State, node: int) -> NodePlan:
         for plan in state.nodes:
             if plan.node == node:
                 return plan
         known = ", ".join(str(plan.node) for plan in state.nodes)
         raise LocalClusterError(f"there is no node {node}: this cluster has {known}")
 
-    def _spawn_node(self, state: _State, plan: NodePlan) -> ProcessRef:
+    def _spawn_node(self, state: State, plan: NodePlan) -> ProcessRef:
         members = ",".join(f"{other.node}={other.endpoint}" for other in state.nodes)
         command = ["node", "--node", str(plan.node), "--dir", str(self.node_folder(plan.node))]
         command += ["--listen", plan.endpoint, "--cluster", state.cluster, "--members", members]
@@ -477,7 +412,7 @@ class LocalCluster:
             command.append("--create")
         return self._spawn(state, plan.name, command)
 
-    def _spawn_agent(self, state: _State, plan: AgentPlan) -> ProcessRef:
+    def _spawn_agent(self, state: State, plan: AgentPlan) -> ProcessRef:
         endpoints = ",".join(node.endpoint for node in state.nodes)
         command = ["agent", "--endpoints", endpoints, "--dir", str(self.agent_folder(plan.agent))]
         command += ["--cpu", str(plan.cpu), "--memory", str(plan.memory)]
@@ -485,7 +420,7 @@ class LocalCluster:
             command += ["--attributes", f"{name}={value}"]
         return self._spawn(state, plan.name, command)
 
-    def _spawn(self, state: _State, name: str, command: Sequence[str]) -> ProcessRef:
+    def _spawn(self, state: State, name: str, command: Sequence[str]) -> ProcessRef:
         # The child runs this very source tree, wherever it is started from.
         source = str(Path(__file__).resolve().parent.parent)
         inherited = os.environ.get("PYTHONPATH")
@@ -494,12 +429,12 @@ class LocalCluster:
         whole = [sys.executable, "-P", "-m", "synod", *command]
         ref = self._children.spawn(whole, self.log(name), environment)
         state.running[name] = ref
-        self._write(state)
+        self._file.write(state)
         return ref
 
     def _kill(self, name: str, sig: signal.Signals) -> None:
-        with self._locked():
-            state = self._read()
+        with self._file.locked():
+            state = self._file.read()
             ref = self._alive(state).get(name)
             if ref is None or not ref.signal(sig):
                 raise LocalClusterError(f"{name} does not run")
@@ -507,7 +442,7 @@ class LocalCluster:
                 if wait_ended([ref], self._children, STOP_PATIENCE_S):
                     raise LocalClusterError(f"{name} (pid {ref.pid}) did not end after {sig.name}")
                 state.running.pop(name, None)
-                self._write(state)
+                self._file.write(state)
 
     def _ask(self, endpoints: Sequence[str], cluster: str, timeout_s: float) -> dict[str, NodeStatus | str]:
         if self._probe is None:
@@ -517,16 +452,16 @@ class LocalCluster:
         return self._probe(endpoints, cluster, timeout_s)
 
     def _mark_created(self, nodes: Sequence[int]) -> None:
-        with self._locked():
-            state = self._read()
+        with self._file.locked():
+            state = self._file.read()
             new = [plan for plan in state.nodes if plan.node in nodes and not plan.created]
             for plan in new:
                 plan.created = True
             if new:
-                self._write(state)
+                self._file.write(state)
 
     def _raise_for_ended(self) -> None:
-        for name, ref in self._read().running.items():
+        for name, ref in self._file.read().running.items():
             code = self._children.exit_code(ref.pid)
             if code is not None:
                 raise NotReady(self._explain(f"{name} ended by itself with exit code {code}", name))
@@ -572,32 +507,3 @@ def _not_ready(views: Sequence[NodeView]) -> str:
         if view.said and view.said.lag:
             return f"node {view.node} is {view.said.lag} slots behind"
     return ""
-
-
-def _port_is_free(port: int) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-        return True
-
-
-def _require_free(plan: NodePlan) -> None:
-    if not _port_is_free(plan.port):
-        raise PortInUse(
-            f"node {plan.node} cannot listen on {plan.endpoint}: another process has port {plan.port}. "
-            "Stop that one, or choose other ports for a new cluster with --base-port and --dir"
-        )
-
-
-def _free_ports(count: int) -> list[int]:
-    """Return ``count`` neighbouring ports on which nobody listens now."""
-    rng = random.SystemRandom()
-    for _ in range(200):
-        first = rng.choice(_FREE_PORTS[:-count])
-        ports = list(range(first, first + count))
-        if all(_port_is_free(port) for port in ports):
-            return ports
-    raise LocalClusterError("no free ports found on this machine; choose some with --base-port")

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from synod.cli.common import Target, examples, target_options, with_journal
 from synod.cli.output import emit_json
+
+if TYPE_CHECKING:
+    from journal.client import Journal
 
 
 @click.command(
@@ -34,12 +39,11 @@ def transfer_leader(target: Target, node: int | None) -> None:
 @click.option("--keep", type=click.IntRange(0), default=0, metavar="REVISIONS", help="Keep so many.")
 def compact(target: Target, revision: int | None, keep: int) -> None:
     """Forget old versions below REVISION: they can no longer be read with --at."""
-    from journal.client import Journal
 
     async def run(journal: Journal) -> int:
         wanted = revision
         if wanted is None:
-            wanted = (await journal.get_many([])).revision - keep
+            wanted = await journal.revision() - keep
         if wanted > 0:
             await journal.compact(wanted)
         return max(wanted, 0)

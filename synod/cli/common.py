@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 DEFAULT_DIR = ".synod"
 DEFAULT_TIMEOUT_S = 10.0
+PATIENCE_S = 5.0
+"""How much longer than one call's timeout a whole command may take."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for programs.")
 dir_option = click.option(
@@ -121,21 +123,23 @@ def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def with_journal(target: Target, use: Callable[[Journal], Awaitable[T]], *, forever: bool = False) -> T:
     """Connect, run ``use`` with the client, and return what it returns.
 
-    Raises ``CommandFailed`` (unavailable) where it takes longer than the target's timeout, unless
+    Each call that it makes has the target's timeout, and all of it a little more than that, unless
     it may go on ``forever``.
     """
     import trio
 
-    from journal.client import connect
+    from journal.client import ClientConfig, connect
+
+    config = ClientConfig(timeout_s=target.timeout_s)
 
     async def main() -> T:
         with trio.CancelScope() as scope:
             if not forever:
-                scope.deadline = trio.current_time() + target.timeout_s
-            async with connect(target.endpoints, cluster=target.cluster) as journal:
+                scope.deadline = trio.current_time() + target.timeout_s + PATIENCE_S
+            async with connect(target.endpoints, cluster=target.cluster, config=config) as journal:
                 return await use(journal)
         raise CommandFailed(
-            f"no answer within {target.timeout_s:g} s from {', '.join(target.endpoints)}",
+            f"not done within {target.timeout_s:g} s by {', '.join(target.endpoints)}",
             code=UNAVAILABLE,
             hint="`synod status` shows which nodes run and whether they have a leader.",
         )

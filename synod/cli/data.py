@@ -15,11 +15,8 @@ from synod.cli.output import emit_bytes, emit_json, table
 if TYPE_CHECKING:
     from journal.space import Record
 
-    from journal.client import Journal
     from journal.connection import Consistency
     from journal.offers import Mutation
-
-SCAN_KEYS = 1_000
 
 consistency_option = click.option(
     "--consistency",
@@ -120,7 +117,9 @@ def get(target: Target, keys: tuple[str, ...], at: int | None, consistency: str)
     """
     level = parse_consistency(consistency)
     names = [_bytes(key) for key in keys]
-    revision, records = with_journal(target, lambda journal: _get(journal, names, at, level))
+    revision, records = with_journal(
+        target, lambda journal: journal.get_many(names, at=at, consistency=level)
+    )
     missing = [key for key, record in zip(keys, records, strict=True) if record is None]
     if target.as_json:
         shown = [_record_json(name, record) for name, record in zip(names, records, strict=True)]
@@ -170,36 +169,15 @@ def scan(
         raise click.UsageError("Give PREFIX, or --start and --end, not both.")
     bounds = prefix_range(_bytes(prefix)) if prefix else (_bytes(start or ""), _bytes(end or ""))
     level = parse_consistency(consistency)
-    revision, items = with_journal(target, lambda journal: _scan(journal, bounds, at, level, limit))
+    revision, items, _next = with_journal(
+        target, lambda journal: journal.scan(*bounds, at=at, consistency=level, limit=limit)
+    )
     if target.as_json:
         emit_json({"revision": revision, "records": [_record_json(key, record) for key, record in items]})
     elif keys_only:
         emit_bytes(b"".join(key + b"\n" for key, _ in items))
     else:
         _record_table(items)
-
-
-async def _get(
-    journal: Journal, keys: list[bytes], at: int | None, level: Consistency
-) -> tuple[int, list[Record | None]]:
-    reply = await journal.get_many(keys, at=at, consistency=level)
-    return reply.revision, reply.records
-
-
-async def _scan(
-    journal: Journal, bounds: tuple[bytes, bytes], at: int | None, level: Consistency, limit: int | None
-) -> tuple[int, list[tuple[bytes, Record]]]:
-    """Read page by page, each at the first one's revision."""
-    items: list[tuple[bytes, Record]] = []
-    start, end = bounds
-    while True:
-        wanted = SCAN_KEYS if limit is None else min(SCAN_KEYS, limit - len(items))
-        page = await journal.scan_page(start, end, at=at, consistency=level, limit_keys=wanted)
-        items += page.items
-        at = page.revision
-        if page.next_key is None or (limit is not None and len(items) >= limit):
-            return page.revision, items
-        start = page.next_key
 
 
 def _offer_one(target: Target, mutation: Mutation, expect: int | None, label: str) -> None:

@@ -47,20 +47,34 @@ def code_of(error: BaseException) -> int | None:
 
 
 def _code_of_library_error(error: BaseException) -> int | None:
-    # Only what was imported can have been raised: nothing is imported to find that out.
-    journal_errors = sys.modules.get("journal.errors")
-    if journal_errors and isinstance(error, journal_errors.JournalError):
-        if isinstance(error, journal_errors.InvalidRequest):
-            return MISUSE
-        unavailable = (journal_errors.Unavailable, journal_errors.Overloaded)
-        return UNAVAILABLE if isinstance(error, unavailable) else FAILED
-    local = sys.modules.get("synod.local")
-    if local and isinstance(error, local.LocalClusterError):
-        return UNAVAILABLE if isinstance(error, (local.NoCluster, local.NotReady)) else FAILED
-    trio = sys.modules.get("trio")
-    if trio and isinstance(error, trio.TooSlowError):
-        return UNAVAILABLE
+    """Look an error up by the names of its class and bases: finding out must not import anything."""
+    for kind in type(error).__mro__:
+        if kind.__module__.partition(".")[0] in (
+            "journal",
+            "cluster",
+            "schedulers",
+            "agent",
+            "synod",
+            "trio",
+        ):
+            code = _CODES.get(kind.__name__)
+            if code is not None:
+                return code
     return FAILED if isinstance(error, OSError) else None
+
+
+_CODES = {
+    "InvalidRequest": MISUSE,
+    "OfferRejected": REJECTED,
+    "OfferUnknown": UNAVAILABLE,
+    "Unavailable": UNAVAILABLE,
+    "Overloaded": UNAVAILABLE,
+    "TooSlowError": UNAVAILABLE,
+    "NoCluster": UNAVAILABLE,
+    "NotReady": UNAVAILABLE,
+    "LocalClusterError": FAILED,
+    "JournalError": FAILED,
+}
 
 
 def unwrap(error: BaseException) -> BaseException:

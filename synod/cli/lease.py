@@ -79,16 +79,14 @@ def keep(target: Target, number: int, once: bool) -> None:
 
 
 async def _keep(journal: Journal, target: Target, number: int) -> None:
+    """Keep it until it is gone for certain, or nobody has answered for the timeout."""
     import trio
 
-    told = False
+    ttl_ms = await journal.keep_alive(number)
+    _say(target, number, ttl_ms)
     while True:
-        with trio.fail_after(target.timeout_s):
-            ttl_ms = await journal.keep_alive(number)
-        if not told:
-            _say(target, number, ttl_ms)
-            told = True
         await trio.sleep(ttl_ms / 3000)
+        ttl_ms = await journal.keep_alive(number)
 
 
 def _say(target: Target, number: int, ttl_ms: int) -> None:

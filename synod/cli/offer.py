@@ -54,7 +54,7 @@ def offer(target: Target, file: str) -> int:
         for index, verdict in enumerate(verdicts):
             prefix = f"offers[{index}]: " if len(verdicts) > 1 else ""
             click.echo(prefix + _verdict_text(verdict))
-    if any(_is_unknown(verdict) for verdict in verdicts):
+    if any(isinstance(verdict, Exception) for verdict in verdicts):
         return UNAVAILABLE
     return 0 if all(isinstance(verdict, int) for verdict in verdicts) else REJECTED
 
@@ -75,20 +75,26 @@ def failed(verdict: Verdict | JournalError) -> CommandFailed:
         return CommandFailed(
             f"rejected: {verdict}", code=REJECTED, hint="Nothing was changed. Read again, and decide again."
         )
-    return CommandFailed(
-        str(verdict), code=UNAVAILABLE, hint="It may or may not have taken effect: read before you repeat it."
-    )
+    from journal.client import OfferUnknown
+
+    if isinstance(verdict, OfferUnknown):
+        hint = "It may or may not have taken effect: read before you repeat it."
+        return CommandFailed(str(verdict), code=UNAVAILABLE, hint=hint)
+    return CommandFailed(str(verdict), code=UNAVAILABLE, hint="`synod status` shows which nodes run.")
 
 
 def verdict_json(verdict: Verdict | JournalError) -> dict[str, Any]:
-    """Return a verdict for programs: ``verdict`` is accepted, rejected, expired or unknown."""
+    """Return a verdict for programs: accepted, rejected, unknown, or not_submitted (and never will be)."""
     from journal.offers import Rejected
 
     if isinstance(verdict, int):
         return {"verdict": "accepted", "revision": verdict}
     if isinstance(verdict, Rejected):
         return {"verdict": "rejected", **_receipt_json(verdict)}
-    return {"verdict": "unknown" if _is_unknown(verdict) else "expired", "why": str(verdict)}
+    from journal.client import OfferUnknown
+
+    kind = "unknown" if isinstance(verdict, OfferUnknown) else "not_submitted"
+    return {"verdict": kind, "why": str(verdict)}
 
 
 def _receipt_json(receipt: Rejected) -> dict[str, Any]:
@@ -114,19 +120,13 @@ def _verdict_text(verdict: Verdict | JournalError) -> str:
     return str(failed(verdict))
 
 
-def _is_unknown(verdict: Verdict | JournalError) -> bool:
-    return isinstance(verdict, Exception)
-
-
 async def _submit(journal: Journal, offers: Sequence[Offer]) -> Sequence[Verdict | JournalError]:
-    from journal.client import OfferUnknown
+    from journal.client import OffersUnresolved
 
     try:
-        return await journal.offer_many(list(offers))
-    except OfferUnknown as unknown:
-        if len(offers) > 1 and unknown.verdicts:
-            return unknown.verdicts
-        raise
+        return await journal.offer_many(offers)
+    except OffersUnresolved as unresolved:
+        return unresolved.verdicts
 
 
 def _read(file: str) -> list[Offer]:

@@ -43,22 +43,15 @@ def tail(target: Target, prefixes: tuple[str, ...], after: int | None, limit: in
 async def _follow(
     journal: Journal, target: Target, prefixes: list[bytes], after: int | None, limit: int | None
 ) -> None:
-    import trio
-
-    if after is None:
-        with trio.fail_after(target.timeout_s):
-            after = (await journal.get_many([])).revision
-        if sys.stderr.isatty():
-            click.echo(f"following from revision {after} on; Ctrl-C ends", err=True)
     shown = 0
-    async with journal.tail(after, prefixes) as messages:
-        async for message in messages:
-            for commit in message.commits:
-                _show(commit, target.as_json)
-                shown += 1
-                if shown == limit:
-                    return
-            sys.stdout.flush()
+    async with journal.tail(after, prefixes) as tail:
+        if sys.stderr.isatty():
+            click.echo(f"following from revision {tail.revision} on; Ctrl-C ends", err=True)
+        async for commit in tail.commits():
+            _show(commit, target.as_json)
+            shown += 1
+            if shown == limit:
+                return
 
 
 def _show(commit: Commit, as_json: bool) -> None:

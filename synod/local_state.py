@@ -1,0 +1,159 @@
+"""What ``DIR/cluster.json`` holds: the plan of a local cluster, and which processes run it.
+
+It is written whole and renamed into place, under a lock, so any process may read it at any
+time; and it is only believed as far as it can be checked (``ProcessRef``), so a stale one, after a
+crash of everything or a reboot, misleads nobody.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import random
+import socket
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from synod.processes import ProcessRef
+
+FORMAT = 1
+HOST = "127.0.0.1"
+
+# Below the range from which the kernel takes ports for outgoing connections (32768 and up on
+# Linux): there a port could be taken by a client while its node is down.
+_FREE_PORTS = range(15_000, 32_000)
+
+
+class LocalClusterError(Exception):
+    """Something about the local cluster that a person can mend; the text says how."""
+
+
+class NoCluster(LocalClusterError):
+    """There is no cluster in the folder."""
+
+
+class PortInUse(LocalClusterError):
+    """Another process listens where a node should."""
+
+
+class NotReady(LocalClusterError):
+    """The cluster did not become ready in time; the text says what each node was up to."""
+
+
+@dataclass(slots=True)
+class NodePlan:
+    node: int
+    endpoint: str
+    created: bool = False
+    """It was ready once: from then on an empty folder means that its promises are lost."""
+
+    @property
+    def name(self) -> str:
+        return f"node-{self.node}"
+
+    @property
+    def port(self) -> int:
+        return int(self.endpoint.rpartition(":")[2])
+
+
+@dataclass(slots=True)
+class AgentPlan:
+    agent: int
+    cpu: int = 4096
+    memory: int = 8192
+    attributes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"agent-{self.agent}"
+
+
+@dataclass(slots=True)
+class State:
+    """What cluster.json holds."""
+
+    cluster: str
+    nodes: list[NodePlan]
+    agents: list[AgentPlan]
+    node_args: list[str]
+    running: dict[str, ProcessRef] = field(default_factory=dict)
+
+    def dump(self) -> str:
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=2) + "\n"
+
+    @classmethod
+    def parse(cls, text: str) -> State:
+        data = json.loads(text)
+        if data.pop("format") != FORMAT:
+            raise ValueError(f"its format is not {FORMAT}")
+        return cls(
+            cluster=data["cluster"],
+            nodes=[NodePlan(**plan) for plan in data["nodes"]],
+            agents=[AgentPlan(**plan) for plan in data["agents"]],
+            node_args=data["node_args"],
+            running={name: ProcessRef(**ref) for name, ref in data["running"].items()},
+        )
+
+
+class StateFile:
+    """Reads and writes the state of one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / "cluster.json"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder's lock: one at a time changes what runs. Raises ``NoCluster``."""
+        if not self.folder.is_dir():
+            raise NoCluster(f"there is no cluster in {self.folder}")
+        with (self.folder / "cluster.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def read(self) -> State:
+        """Return the state. Raises ``NoCluster``, or ``LocalClusterError`` if it cannot be understood."""
+        try:
+            return State.parse(self.path.read_text())
+        except (FileNotFoundError, NotADirectoryError):
+            raise NoCluster(f"there is no cluster in {self.folder}") from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise LocalClusterError(
+                f"{self.path} cannot be understood ({error!r}): it was not written by this version of synod"
+            ) from error
+
+    def write(self, state: State) -> None:
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text(state.dump())
+        temporary.replace(self.path)
+
+
+def port_is_free(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+        return True
+
+
+def require_free(plan: NodePlan) -> None:
+    if not port_is_free(plan.port):
+        raise PortInUse(
+            f"node {plan.node} cannot listen on {plan.endpoint}: another process has port {plan.port}. "
+            "Stop that one, or choose other ports for a new cluster with --base-port and --dir"
+        )
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ``count`` neighbouring ports on which nobody listens now."""
+    rng = random.SystemRandom()
+    for _ in range(200):
+        first = rng.choice(_FREE_PORTS[:-count])
+        ports = list(range(first, first + count))
+        if all(port_is_free(port) for port in ports):
+            return ports
+    raise LocalClusterError("no free ports found on this machine; choose some with --base-port")
