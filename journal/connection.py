@@ -33,9 +33,10 @@ from journal.errors import Unavailable
 from journal.types import NodeId, Revision, Slot
 
 if TYPE_CHECKING:
+    from journal.commits import Commit
     from journal.node import NodeStatus
     from journal.offers import Verdict
-    from journal.space import Commit, Record
+    from journal.versions import Record
 
 
 _REVISION_NONE = Revision(0)

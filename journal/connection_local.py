@@ -13,11 +13,11 @@ from typing import Generic, TypeVar
 
 import trio
 
+from journal.commits import Commit
 from journal.connection import Connection, Consistency, GetReply, Level, NotSent, ScanReply, TailMessage
 from journal.errors import InvalidRequest, JournalError, RevisionInFuture, Unavailable, WrongCluster
 from journal.node import Node, NodeStatus
 from journal.offers import Verdict
-from journal.space import Commit
 from journal.types import NodeId, Revision, Slot
 
 T = TypeVar("T")

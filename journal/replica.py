@@ -22,10 +22,11 @@ import trio
 from sortedcontainers import SortedDict
 
 from journal.client.tails import SnapshotPage, Tail
+from journal.commits import Commit
 from journal.connection import TailMessage
 from journal.errors import JournalError
-from journal.space import Commit, Record
 from journal.types import Revision
+from journal.versions import Record
 
 log = logging.getLogger("journal.replica")
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from journal.client import Lease
     from journal.node import NodeStatus
     from journal.replica import Replica
-    from journal.space import Record
+    from journal.versions import Record
 
 T = TypeVar("T")
 
@@ -44,7 +44,8 @@ class _Portal:
 
     def __call__(self, function: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
         try:
-            return trio.from_thread.run(partial(function, *args, **kwargs), trio_token=self._token)
+            value: T = trio.from_thread.run(partial(function, *args, **kwargs), trio_token=self._token)
+            return value
         except (trio.RunFinishedError, trio.Cancelled):
             raise NotSent("this client is closed") from None
 
@@ -126,13 +127,12 @@ class SyncJournal:
         self, after: int | None = None, prefixes: Sequence[bytes] = (), *, snapshot: bool = False
     ) -> Iterator[SyncTail]:
         """Follow the history; iterate over what this yields, or call its ``next``."""
-        manager: AbstractAsyncContextManager[Tail[Any]]
         if snapshot:
-            manager = self._journal.tail(after, prefixes, snapshot=True)
+            with self._portal.hold(self._journal.tail(after, prefixes, snapshot=True)) as whole:
+                yield SyncTail(whole, self._portal)
         else:
-            manager = self._journal.tail(after, prefixes)
-        with self._portal.hold(manager) as tail:
-            yield SyncTail(tail, self._portal)
+            with self._portal.hold(self._journal.tail(after, prefixes)) as tail:
+                yield SyncTail(tail, self._portal)
 
     @contextmanager
     def replica(self, *prefixes: bytes, timeout_s: Timeout = DEFAULT) -> Iterator[SyncReplica]:

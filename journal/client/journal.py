@@ -47,7 +47,7 @@ from journal.types import NodeId, Revision
 if TYPE_CHECKING:
     from journal.node import NodeStatus
     from journal.replica import Replica
-    from journal.space import Record
+    from journal.versions import Record
 
 T = TypeVar("T")
 

@@ -551,12 +551,12 @@ class Submitter:
         for pending in forgotten:
             if pending.waiter is None:
                 self._deliver(pending, Expired())
-            elif message.maybe or message.renewals >= RENEWALS_MAX:
-                unknown = OfferUnknown(
-                    OfferId(self.client, pending.sequence),
-                    "the journal has forgotten this client; an earlier try may have been applied",
-                )
-                self._deliver(pending, unknown)
+            elif message.maybe:
+                why = "the journal has forgotten this client; an earlier try may have been applied"
+                self._deliver(pending, OfferUnknown(OfferId(self.client, pending.sequence), why))
+            elif message.renewals >= RENEWALS_MAX:
+                why = "the offer was not committed: the journal forgets this client as fast as it comes back"
+                self._deliver(pending, Unavailable(why))
             else:
                 renew.append(pending)
         if not renew:

@@ -42,7 +42,8 @@ from journal.offers import prefix_range
 from journal.types import Revision
 
 if TYPE_CHECKING:
-    from journal.space import Commit, Record
+    from journal.commits import Commit
+    from journal.versions import Record
 
 log = logging.getLogger("journal.client")
 

@@ -33,7 +33,7 @@ from journal.offers import (
 from journal.types import Revision
 
 if TYPE_CHECKING:
-    from journal.space import Record
+    from journal.versions import Record
 
 RETRIED = frozenset({Reason.READ, Reason.RANGE, Reason.COMPACTED, Reason.FUTURE})
 """Rejections that reading again may cure. The others (bounds, a missing key) are about what the

@@ -128,6 +128,11 @@ class Paxos:
         return self._learner.chosen
 
     @property
+    def known_chosen(self) -> Slot:
+        """How far any node, as far as this one has heard, knows that slots are chosen."""
+        return max([self.chosen, self._learner.announced, *self._learner.known.values()])
+
+    @property
     def can_propose(self) -> bool:
         return self._lead is not None and self._lead.can_propose
 

@@ -213,7 +213,8 @@ class Leadership:
         if learner.chosen != self._last_chosen:
             self._last_chosen = learner.chosen
             self._stuck_at = self._now + self._config.election_timeout_s
-            self._prepare_newcomers()
+            if self._memberships.latest is not self._covered:
+                self._prepare_newcomers()
             if self.transfer is not None:
                 self._hand_over()
         self._recover()
@@ -224,19 +225,28 @@ class Leadership:
         while self.next_slot <= self.open_max and self._may_propose(self.next_slot):
             best = self._phase1.best.pop(self.next_slot, None)
             self._put(NOOP if best is None else best.value)
+        if self._phase1.best and self.next_slot > self.open_max:
+            self._phase1.best.clear()  # all of it is proposed or learned: free the memory
 
     # -- phase 1, continued ---------------------------------------------------------
 
     def on_promise(self, sender: NodeId, promise: Promise, now: float) -> None:
-        """A promise that came after phase 1 had its quorum: it may cover a newer membership."""
+        """A promise that came after phase 1 had its quorum. It is of use only for a membership that
+        lacks its own quorum; else it could but wake values that nobody needs."""
         self._now = now
-        self._phase1.on_promise(sender, promise)
-        self._recover()
+        if self._uncovered():
+            if not self.must_learn:
+                self._stuck_at = now + self._config.election_timeout_s
+            self._phase1.on_promise(sender, promise)
+            self._recover()
+
+    def _uncovered(self) -> list[Membership]:
+        """The memberships ruling from the next slot on of which no quorum has promised yet."""
+        return [m for m in self._memberships.since(self._learner.chosen + 1) if not self._is_covered(m)]
 
     def _prepare_newcomers(self) -> None:
         """Ask for promises where a membership that now rules ahead has no quorum of them yet."""
-        next_slot = self._learner.chosen + 1
-        lacking = [m for m in self._memberships.since(next_slot) if not self._is_covered(m)]
+        lacking = self._uncovered()
         if lacking and self._now >= self._phase1.retry_at:
             self._phase1.retry_at = self._now + self._config.retry_interval_s
             for node in sorted({voter for m in lacking for voter in m.voter_ids} - self._phase1.complete):
@@ -252,7 +262,7 @@ class Leadership:
         if peer is None:
             return  # no member
         peer.last_heard = now
-        peer.chosen = max(peer.chosen, reply.chosen)
+        peer.chosen = reply.chosen
         peer.probe = max(peer.probe, reply.probe)
         if self.reads.is_confirming:
             self._confirm_reads()

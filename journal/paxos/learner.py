@@ -120,14 +120,15 @@ class Learner:
 
         The first to be asked is who answered last, else the leader; each retry asks the next of
         those that know more, so no single link that is down keeps this node from learning.
-        ``anybody``: nobody is known to know more, but ask all the same, because there is no leader
-        to be heard from (or it is this node, which lacks what its promisers knew).
+        ``anybody``: ask all the others in turn, known to know more or not: there is no leader to
+        be heard from (or it is this node, which lacks what its promisers knew).
         """
         if now < self.retry_at:
             return
-        sources = sorted(node for node, chosen in self.known.items() if chosen > self.chosen)
-        if not sources and anybody:
+        if anybody:
             sources = sorted(node for node in peers if node != self._config.node)
+        else:
+            sources = sorted(node for node, chosen in self.known.items() if chosen > self.chosen)
         if not sources:
             return
         preferred = self._source if self._source in sources else leader

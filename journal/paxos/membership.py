@@ -120,6 +120,10 @@ class MembershipHistory:
         self._firsts.append(first)
         self._memberships.append(membership)
 
+    @property
+    def latest(self) -> Membership:
+        return self._memberships[-1]
+
     def at(self, slot: int) -> Membership:
         """Return the membership that rules ``slot``."""
         if slot >= self._firsts[-1]:

@@ -397,9 +397,7 @@ async def test_a_deposed_leader_keeps_no_lease_alive(autojump_clock: MockClock) 
     async with running(3) as cluster:
         leader = await cluster.leader()
         await submit(leader, grant(7, 5000))
-        cluster.network.isolate(
-            int(leader.config.node), [n for n in cluster.nodes if n != leader.config.node]
-        )
+        cluster.isolate(leader)
         with pytest.raises((Unavailable, NotLeader)):
             await call(leader.keep_alive, 7)
 
