@@ -47,17 +47,17 @@ class Target:
     as_json: bool
 
 
-def parse_endpoints(text: str) -> tuple[str, ...]:
+def parse_endpoints(text: str, option: str = "--endpoints") -> tuple[str, ...]:
     """Return ``host:port`` addresses from a list with commas. Raises BadParameter naming the wrong one."""
     endpoints = tuple(part.strip() for part in text.split(",") if part.strip())
     for endpoint in endpoints:
         host, colon, port = endpoint.rpartition(":")
         if not (host and colon and port.isascii() and port.isdigit() and 0 < int(port) < 65_536):
             raise click.BadParameter(
-                f"{endpoint!r} is not host:port (such as 127.0.0.1:7401)", param_hint="'--endpoints'"
+                f"{endpoint!r} is not host:port (such as 127.0.0.1:7401)", param_hint=f"'{option}'"
             )
     if not endpoints:
-        raise click.BadParameter("no endpoint in it", param_hint="'--endpoints'")
+        raise click.BadParameter("no endpoint in it", param_hint=f"'{option}'")
     return endpoints
 
 

@@ -86,19 +86,21 @@ def node(
     known = dict(parse_members(members))
     if node not in known:
         raise misuse(f"--members does not name node {node} itself: {members}")
-    from synod.node_program import run
+    from journal.rpc.program import NodeOptions, run
 
     return run(
-        node=node,
-        folder=folder,
-        listen=parse_endpoints(listen)[0],
-        cluster=cluster,
-        members=known,
-        create=create,
-        election_timeout_s=election_timeout_ms / 1000,
-        heartbeat_interval_s=heartbeat_interval_ms / 1000,
-        log_level=log_level,
-        log_format=log_format,
+        NodeOptions(
+            node=node,
+            dir=folder,
+            listen=parse_endpoints(listen, "--listen")[0],
+            cluster=cluster,
+            members=known,
+            create=create,
+            election_timeout_s=election_timeout_ms / 1000,
+            heartbeat_interval_s=heartbeat_interval_ms / 1000,
+            log_level=log_level,
+            log_format=log_format,
+        )
     )
 
 
