@@ -97,8 +97,9 @@ class ProcessRuntime:
 
     def signal(self, task: str, container: str, *, kill: bool) -> bool:
         folder = container_folder(self._folder, task, container)
-        if self.inspect(task, container).phase is not Phase.RUNNING:
-            return True
+        phase = self.inspect(task, container).phase
+        if phase is not Phase.RUNNING:
+            return phase is Phase.STOPPED
         handle = _pidfd(_read(folder / "supervisor.json"))
         if handle is not None:
             with _Closing(handle):

@@ -46,9 +46,15 @@ class Phase(StrEnum):
 
     CREATED = "CREATED"
     """It was never started."""
+    STARTING = "STARTING"
+    """It is being started, and may or may not run already."""
     RUNNING = "RUNNING"
     STOPPED = "STOPPED"
     """Nothing of it is left, and it will not be started again."""
+
+
+_LEFT = (Phase.STARTING, Phase.RUNNING)
+"""Something may be there that needs the task's claim."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,11 +282,11 @@ def _reconcile_local(view: View, plan: _Plan, local: LocalTask, desired: At[Task
         return
     stopping = is_gone or was_stopped or written_stop or ended is not None
     for name in sorted(states):
-        if states[name].phase is Phase.RUNNING and stopping:
+        if states[name].phase in _LEFT and stopping:
             _stop(view, plan, local, name)
         elif states[name].phase is Phase.CREATED and not stopping:
             plan.actions.append(Start(local, name))
-    left = any(state.phase is Phase.RUNNING for state in states.values())
+    left = any(state.phase in _LEFT for state in states.values())
     if desired is None:
         if view.desired is not None and not is_gone and local.id not in view.unreadable:
             plan.actions.append(Confirm(local.id))
@@ -376,7 +382,7 @@ def _why_stopped(local: LocalTask, ended: ContainerState | None) -> tuple[StopCo
 def _last(state: ContainerState, stopping: bool) -> LastStatus:
     if state.phase is Phase.RUNNING:
         return LastStatus.RUNNING
-    if state.phase is Phase.STOPPED or stopping:
+    if state.phase is Phase.STOPPED or (stopping and state.phase is Phase.CREATED):
         return LastStatus.STOPPED
     return LastStatus.PENDING
 

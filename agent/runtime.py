@@ -31,7 +31,10 @@ class Runtime(Protocol):
         ...
 
     def signal(self, task: str, container: str, *, kill: bool) -> bool:
-        """Send SIGTERM, or SIGKILL, to everything of a container. False: could not be sent yet, try again."""
+        """Send SIGTERM, or SIGKILL, to everything of a container.
+
+        False: it could not be sent yet (it is being started), try again.
+        """
         ...
 
     async def wait(self, task: str, container: str) -> None:
@@ -77,6 +80,8 @@ class MemoryRuntime:
         )
 
     def signal(self, task: str, container: str, *, kill: bool) -> bool:
+        if (task, container) not in self.states:
+            return False
         self.signals.append((task, container, kill))
         if kill or (task, container) not in self.ignores_term:
             self.finish(task, container, exit_code=137 if kill else 143)
