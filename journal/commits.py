@@ -17,6 +17,7 @@ The record: chain (32 bytes), revision before and after (8 and 8), then msgpack
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from struct import Struct
 from typing import Any, Final, NamedTuple
 
@@ -75,7 +76,7 @@ def commits(slot: Slot, entry: bytes, outcome: bytes) -> list[Commit]:
     head = outcome_head(outcome)
     if head.after == head.before:
         return []
-    not_applied, computed = msgpack.unpackb(head.body)
+    not_applied, computed = msgpack.unpackb(head.body, use_list=False)
     time_ms, batches = unpack_offers(entry)
     results = {(batch, offer, mutation): result for batch, offer, mutation, result in computed}
     revision = head.before
@@ -99,7 +100,7 @@ def commits(slot: Slot, entry: bytes, outcome: bytes) -> list[Commit]:
 
 
 def _changes(
-    mutations: list[Any], batch: int, offer: int, results: dict[tuple[int, int, int], Any]
+    mutations: Sequence[Any], batch: int, offer: int, results: dict[tuple[int, int, int], Any]
 ) -> tuple[Change, ...]:
     changes: dict[bytes, Change] = {}
     for index, mutation in enumerate(mutations):

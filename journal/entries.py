@@ -30,10 +30,10 @@ def pack_offers(time_ms: int, batches: Sequence[bytes]) -> bytes:
     return _OFFERS_HEADER.pack(KIND_OFFERS, 0x92, 0xCF, time_ms, 0xDD, len(batches)) + b"".join(batches)
 
 
-def unpack_offers(entry: bytes) -> tuple[int, list[Any]]:
-    """Return (time in ms, packed-form batches as nested lists) of an offers entry."""
+def unpack_offers(entry: bytes) -> tuple[int, Sequence[Any]]:
+    """Return (time in ms, packed-form batches as nested tuples) of an offers entry."""
     try:
-        time_ms, batches = msgpack.unpackb(memoryview(entry)[1:], use_list=True, strict_map_key=False)
+        time_ms, batches = msgpack.unpackb(memoryview(entry)[1:], use_list=False, strict_map_key=False)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise ProtocolViolation(f"offers entry does not decode: {error}") from error
     return time_ms, batches
@@ -46,7 +46,8 @@ def pack_membership(config: bytes) -> bytes:
 
 def pack_compaction(revision: Revision) -> bytes:
     """Return an entry after which history below ``revision`` may be forgotten."""
-    return bytes([KIND_COMPACTION]) + msgpack.packb(revision)
+    packed: bytes = msgpack.packb(revision)
+    return bytes([KIND_COMPACTION]) + packed
 
 
 def unpack_compaction(entry: bytes) -> Revision:

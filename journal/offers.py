@@ -408,17 +408,17 @@ def pack_batch(client: bytes, acked: int, base: int, packed_offers: Sequence[byt
 
 
 class RawBatch(NamedTuple):
-    """A decoded and checked batch. ``offers`` are the nested lists of the packed form."""
+    """A decoded and checked batch. ``offers`` are the packed form as nested tuples."""
 
     client: bytes
     acked: int
     base: int
-    offers: list[list[Any]]
+    offers: Sequence[tuple[Any, ...]]
     data: bytes
     """Exactly what goes into the entry."""
 
 
-def pack_raw_offers(batch: RawBatch, offers: Iterable[list[Any]]) -> bytes:
+def pack_raw_offers(batch: RawBatch, offers: Iterable[Sequence[Any]]) -> bytes:
     """Return the packed form of some of the offers of ``batch``, under its head."""
     packed: bytes = msgpack.packb([batch.client, batch.acked, batch.base, list(offers)])
     return packed
@@ -437,6 +437,7 @@ def unpack_batch(data: bytes, limits: Limits) -> RawBatch:
     try:
         raw = msgpack.unpackb(
             data,
+            use_list=False,  # tuples: nothing changes them, and the garbage collector lets go of them
             strict_map_key=False,
             max_array_len=containers_max,
             max_map_len=containers_max,
@@ -444,14 +445,14 @@ def unpack_batch(data: bytes, limits: Limits) -> RawBatch:
         )
     except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
         raise OfferInvalid("batch", f"is not msgpack, or over a limit: {error}") from error
-    if type(raw) is not list or len(raw) != 4:
+    if type(raw) is not tuple or len(raw) != 4:
         raise OfferInvalid("batch", "must be a list of client, acked, base and offers")
     client, acked, base, offers = raw
     if type(client) is not bytes or len(client) > CLIENT_ID_BYTES_MAX:
         raise OfferInvalid("client", f"must be at most CLIENT_ID_BYTES_MAX={CLIENT_ID_BYTES_MAX} bytes")
     _check_number("acked", acked)
     _check_number("base", base)
-    if type(offers) is not list or not offers:
+    if type(offers) is not tuple or not offers:
         raise OfferInvalid("offers", "must be a list of at least one offer")
     if len(offers) > limits.batch_offers_max:
         raise OfferInvalid(
@@ -463,7 +464,7 @@ def unpack_batch(data: bytes, limits: Limits) -> RawBatch:
     return RawBatch(client, acked, base, offers, data)
 
 
-def _check_offers(client: bytes, acked: int, offers: list[Any], limits: Limits) -> None:
+def _check_offers(client: bytes, acked: int, offers: tuple[Any, ...], limits: Limits) -> None:
     value_max = limits.value_bytes_max
     # Without a client the sequences mean nothing, and any order will do.
     sequence_min = acked if client else 0
@@ -480,18 +481,18 @@ def _check_offers(client: bytes, acked: int, offers: list[Any], limits: Limits) 
                 and 0 <= at <= INT64_MAX
                 and type(label) is str
                 and len(label) <= 64
-                and ranges == []
-                and expect == []
+                and ranges == ()
+                and expect == ()
                 and (
-                    (reads == [])
+                    reads == ()
                     or (
-                        type(reads) is list
+                        type(reads) is tuple
                         and len(reads) == 1
                         and type(reads[0]) is bytes
                         and 0 < len(reads[0]) <= KEY_BYTES_MAX
                     )
                 )
-                and type(mutations) is list
+                and type(mutations) is tuple
                 and len(mutations) == 1
             ):
                 operation, key, value, lease = mutations[0]
@@ -504,8 +505,8 @@ def _check_offers(client: bytes, acked: int, offers: list[Any], limits: Limits) 
                     and len(value) <= value_max
                     and type(lease) is int
                     and lease == 0
-                    and type(mutations[0]) is list
-                    and type(offer) is list
+                    and type(mutations[0]) is tuple
+                    and type(offer) is tuple
                 ):
                     if client:
                         sequence_min = sequence + 1
@@ -517,7 +518,7 @@ def _check_offers(client: bytes, acked: int, offers: list[Any], limits: Limits) 
             sequence_min = offer[0] + 1
 
 
-def _check_sizes(offers: list[Any], limits: Limits) -> None:
+def _check_sizes(offers: tuple[Any, ...], limits: Limits) -> None:
     """Measure each offer; only for batches larger than one offer may be."""
     for index, offer in enumerate(offers):
         size = len(msgpack.packb(offer))
@@ -528,7 +529,7 @@ def _check_sizes(offers: list[Any], limits: Limits) -> None:
 
 
 def _check_offer(where: str, offer: Any, sequence_min: int, sequence_end: int, limits: Limits) -> None:
-    if type(offer) is not list or len(offer) != 7:
+    if type(offer) is not tuple or len(offer) != 7:
         raise OfferInvalid(
             where, "must be a list of sequence, label, at, reads, ranges, expect and mutations"
         )
@@ -546,7 +547,7 @@ def _check_offer(where: str, offer: Any, sequence_min: int, sequence_end: int, l
     _check_text(f"{where}.label", label, "LABEL_BYTES_MAX", LABEL_BYTES_MAX)
     _check_number(f"{where}.at", at)
     for name, part in (("reads", reads), ("ranges", ranges), ("expect", expect), ("mutations", mutations)):
-        if type(part) is not list:
+        if type(part) is not tuple:
             raise OfferInvalid(f"{where}.{name}", "must be a list")
     operations = len(reads) + len(ranges) + len(expect)
     if not operations and not mutations:
@@ -583,7 +584,7 @@ _LENGTHS: Final = (4, 2, 3, 5, 4, 4, 3, 2)
 
 def _check_mutation(where: str, mutation: Any, limits: Limits) -> int:
     """Check one mutation and return how many operations it counts for."""
-    if type(mutation) is not list or not mutation:
+    if type(mutation) is not tuple or not mutation:
         raise OfferInvalid(where, "must be a list that begins with the kind of mutation")
     kind = mutation[0]
     if type(kind) is not int or kind not in _SHAPES:
@@ -636,7 +637,7 @@ def _check_adjust(where: str, deltas: Any, minimum: Any, maximum: Any) -> int:
 
 def _check_members(where: str, name: Any, members: Any) -> int:
     _check_text(f"{where}.field", name, "FIELD_BYTES_MAX", FIELD_BYTES_MAX)
-    if type(members) is not list or not members:
+    if type(members) is not tuple or not members:
         raise OfferInvalid(f"{where}.members", "must be a list of at least one member")
     for index, member in enumerate(members):
         if type(member) is int:
@@ -676,7 +677,7 @@ def _check_key(where: str, key: Any) -> None:
 
 
 def _check_pair(where: str, pair: Any, of: str) -> None:
-    if type(pair) is not list or len(pair) != 2:
+    if type(pair) is not tuple or len(pair) != 2:
         raise OfferInvalid(where, f"must be a list of {of}")
 
 

@@ -22,7 +22,7 @@ in Schwarzkopf et al., "Omega" (2013), section 3.4.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
@@ -109,7 +109,7 @@ class Folded:
     """The journal's revision before this slot."""
     revision: Revision
     """The journal's revision after it: ``revision - before`` offers were accepted."""
-    batches: list[Any]
+    batches: Sequence[Any]
     """The entry's batches in packed form, decoded (``offers``)."""
     verdicts: list[list[Verdict]]
     """For each batch the verdicts of its offers, in order."""
@@ -188,7 +188,7 @@ class Space:
 
     # -- the fold -----------------------------------------------------------------
 
-    def fold(self, slot: Slot, entry: bytes, batches: list[Any] | None = None) -> Folded:
+    def fold(self, slot: Slot, entry: bytes, batches: Sequence[Any] | None = None) -> Folded:
         """Fold the entry chosen in ``slot``, which must be the next one.
 
         ``batches``: what ``unpack_offers(entry)`` would give, where the caller has it decoded
@@ -236,13 +236,13 @@ class Space:
         self._finish(slot, len(entry), superseded, outcome, writes)
         self._is_broken = False
         return Folded(
-            slot, kind, time_ms, before, self.revision, batches or [], verdicts, outcome, writes, chain
+            slot, kind, time_ms, before, self.revision, batches or (), verdicts, outcome, writes, chain
         )
 
     def _fold_batch(
         self,
         place: tuple[Slot, int],
-        batch: list[Any],
+        batch: Sequence[Any],
         superseded: list[tuple[bytes, int, bytes]],
         computed: list[Any],
         writes: list[Write],
@@ -371,7 +371,7 @@ class Space:
 
     # -- conditions ---------------------------------------------------------------
 
-    def _check_ranges(self, at: int, ranges: list[list[bytes]], revision: int) -> Rejected | None:
+    def _check_ranges(self, at: int, ranges: Sequence[Sequence[bytes]], revision: int) -> Rejected | None:
         if not self.compacted <= at <= revision:
             return _bad_at(at, self.compacted, revision)
         for index, (start, end) in enumerate(ranges):
@@ -411,7 +411,7 @@ class Space:
                     return None, False
         return None, True
 
-    def _check_expect(self, expect: list[list[Any]]) -> Rejected | None:
+    def _check_expect(self, expect: Sequence[Sequence[Any]]) -> Rejected | None:
         for index, (key, expected) in enumerate(expect):
             record = self._versions.current(key)
             present = record[1] if record[2] else 0
@@ -449,7 +449,7 @@ class Space:
         """Return what became of an offer id; None: not folded here so far, or its client is forgotten."""
         return self._sessions.find(client, sequence)
 
-    def doomed(self, offer: list[Any]) -> Rejected | None:
+    def doomed(self, offer: Sequence[Any]) -> Rejected | None:
         """Return the receipt of an offer (packed form) that no later slot can accept, else None.
 
         Only what stays false for ever counts: a key that was modified after ``at`` stays so, and
@@ -617,7 +617,7 @@ class _Attempt:
         self._leases: dict[int, int] = {}  # lease -> ttl in ms; 0: revoked
         self._bound: dict[int, int] = {}  # lease -> keys that this offer binds to it
 
-    def apply(self, mutations: list[list[Any]]) -> Rejected | None:
+    def apply(self, mutations: Sequence[Sequence[Any]]) -> Rejected | None:
         """Try all mutations in order; return the receipt of the first that cannot be made."""
         for index, mutation in enumerate(mutations):
             try:
@@ -641,7 +641,7 @@ class _Attempt:
                 )
         return None
 
-    def _apply(self, index: int, mutation: list[Any]) -> None:
+    def _apply(self, index: int, mutation: Sequence[Any]) -> None:
         kind = mutation[0]
         if kind == PUT:
             self._put(mutation[1], mutation[2], mutation[3])
@@ -697,7 +697,7 @@ class _Attempt:
             self._bind(lease)
         self._stage(key, value, lease)
 
-    def _compute(self, index: int, mutation: list[Any]) -> None:
+    def _compute(self, index: int, mutation: Sequence[Any]) -> None:
         kind, key = mutation[0], mutation[1]
         record = self._current(key)
         if not record[2]:
