@@ -24,13 +24,15 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as ProtobufMessage
 from structlog.typing import FilteringBoundLogger
 
-from journal.errors import ProtocolViolation, WrongCluster
+from journal.errors import ProtocolViolation, Unavailable, WrongCluster
 from journal.paxos.messages import Envelope, Message
 from journal.rpc import methods
 from journal.rpc.channels import channel_options
@@ -71,7 +73,7 @@ class GrpcTransport:
         self._log = log
         self._deliver: Callable[[Envelope], None] | None = None
         self._links: dict[NodeId, _Link] = {}
-        self._incoming: dict[NodeId, asyncio.Task[object]] = {}
+        self._incoming: dict[NodeId, asyncio.Future[str]] = {}
         self._closed = False
 
     # -- the node's side ----------------------------------------------------------------
@@ -105,8 +107,11 @@ class GrpcTransport:
                 self._links[node] = _Link(endpoint, metadata, self._queue_bytes_max, log)
 
     async def aclose(self) -> None:
-        """Close all streams, both ways. From the asyncio side."""
+        """Close all streams, both ways. From the asyncio side. Idempotent."""
         self._closed = True
+        for ended in self._incoming.values():
+            if not ended.done():
+                ended.set_result("the node is stopping")
         links = list(self._links.values())
         self._links.clear()
         for link in links:
@@ -135,34 +140,49 @@ class GrpcTransport:
         return NodeId(int(sender))
 
     async def receive(self, sender: NodeId, read: Callable[[], Awaitable[px.Parcel | None]]) -> None:
-        """Deliver what a peer's stream brings until it ends (``read`` gives None).
+        """Deliver what a peer's stream brings until the peer ends it (``read`` gives None).
 
         Raises ``ProtocolViolation`` where the stream cannot be understood any more, and
-        ``WrongCluster`` where the same peer has opened a newer one.
+        ``Unavailable`` where this node stops or the same peer has opened a newer stream.
         """
-        task = asyncio.current_task()
-        assert task is not None
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[str] = loop.create_future()
         older = self._incoming.get(sender)
-        self._incoming[sender] = task
-        if older is not None:
-            older.cancel()
-        parts = bytearray()
+        self._incoming[sender] = ended
+        if older is not None and not older.done():
+            older.set_result(f"node {sender} has opened a newer stream")
+        reader = loop.create_task(self._read_parcels(sender, read))
         try:
-            while (parcel := await read()) is not None:
-                if parcel.part:
-                    if len(parts) + len(parcel.part) > self._parcel_bytes_max:
-                        raise ProtocolViolation(
-                            f"node {sender} sent a parcel of over {self._parcel_bytes_max} bytes"
-                        )
-                    parts += parcel.part
-                    if parcel.more:
-                        continue
-                    parcel = px.Parcel.FromString(bytes(parts))
-                    parts.clear()
-                self._deliver_parcel(sender, parcel)
+            futures: set[asyncio.Future[Any]] = {reader, ended}
+            await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+            if ended.done():
+                raise Unavailable(ended.result())
+            reader.result()
         finally:
-            if self._incoming.get(sender) is task:
+            if self._incoming.get(sender) is ended:
                 del self._incoming[sender]
+            reader.cancel()
+            await asyncio.wait({reader})
+            if not reader.cancelled():
+                reader.exception()
+
+    async def _read_parcels(self, sender: NodeId, read: Callable[[], Awaitable[px.Parcel | None]]) -> None:
+        parts = bytearray()
+        while (parcel := await read()) is not None:
+            if parcel.part:
+                if len(parts) + len(parcel.part) > self._parcel_bytes_max:
+                    raise ProtocolViolation(
+                        f"node {sender} sent a parcel of over {self._parcel_bytes_max} bytes"
+                    )
+                parts += parcel.part
+                if parcel.more:
+                    continue
+                try:
+                    parcel = px.Parcel.FromString(bytes(parts))
+                except DecodeError as error:
+                    raise ProtocolViolation(f"node {sender} sent a parcel that does not decode") from error
+                parts.clear()
+            self._deliver_parcel(sender, parcel)
 
     def _deliver_parcel(self, sender: NodeId, parcel: px.Parcel) -> None:
         deliver = self._deliver

@@ -141,12 +141,12 @@ async def _run_node(options: NodeOptions, log: FilteringBoundLogger) -> None:
             membership=membership,
         )
         server = Server(node, transport, listen=options.listen, log=log, limits=options.edge_limits)
-        await run_served(node, transport, server, log)
+        await run_served(node, server, log)
     finally:
         storage.close()
 
 
-async def run_served(node: Node, transport: GrpcTransport, server: Server, log: FilteringBoundLogger) -> None:
+async def run_served(node: Node, server: Server, log: FilteringBoundLogger) -> None:
     """Run a node behind its server until it stops. Raises ``ListenFailed`` or ``StorageFailed``."""
     side = bridge.host()
     failure: ListenFailed | StorageFailed | None = None
@@ -167,7 +167,6 @@ async def run_served(node: Node, transport: GrpcTransport, server: Server, log: 
             finally:
                 with trio.CancelScope(shield=True):
                     await side.run(server.aclose)
-                    await side.run(transport.aclose)
             nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure

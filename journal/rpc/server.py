@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 from structlog.typing import FilteringBoundLogger
 
-from journal.errors import JournalError, ProtocolViolation
+from journal.errors import JournalError
 from journal.rpc import methods
 from journal.rpc.channels import MESSAGE_SLACK_BYTES, server_options
 from journal.rpc.edge import Context, Edge, EdgeLimits
@@ -101,7 +101,8 @@ class Server:
         self._log.info("rpc.listening", listen=self._listen, port=self.port)
 
     async def aclose(self) -> None:
-        """End all calls: those of the node's clients with ``Unavailable``. Idempotent."""
+        """End all calls with ``Unavailable``, and the transport's streams too. Idempotent."""
+        await self._transport.aclose()
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -190,10 +191,7 @@ class Server:
                 parcel = await context.read()
                 return None if parcel is grpc.aio.EOF else parcel
 
-            try:
-                await self._transport.receive(sender, read)
-            except DecodeError as error:
-                raise ProtocolViolation(f"node {sender} sent a parcel that does not decode") from error
+            await self._transport.receive(sender, read)
 
         await self._edge.guarded(context, handler)
 
