@@ -174,7 +174,7 @@ def _encode(
     size = 0
     for commit in chunk.commits:
         changes = [change for change in commit.changes if not prefixes or change.key.startswith(prefixes)]
-        if not changes:
+        if prefixes and not changes:  # without prefixes every commit is sent, even one that changed nothing
             continue
         weight = 64 + sum(len(change.key) + len(change.value or b"") + 16 for change in changes)
         if batch and size + weight > bytes_max:
