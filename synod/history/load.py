@@ -20,7 +20,6 @@ import trio
 
 from journal.client import Journal, TailMessage, connect
 from journal.connection import LINEARIZABLE, LOCAL, Consistency, at_least
-from journal.errors import JournalError
 from journal.offers import (
     Adjust,
     Delete,
@@ -42,6 +41,8 @@ ITEM_RANGE = prefix_range(b"load/item/")
 CAPACITY = b"load/capacity"
 CAPACITY_CPU = 12
 VALUE_BYTES = 128
+TAIL_TIMEOUT_S = 20.0
+"""How far behind its own client's offers a tail may be in the end."""
 
 
 @dataclass(slots=True)
@@ -168,14 +169,16 @@ async def _client(
         capacity = msgpack.packb({"cpu": CAPACITY_CPU, "ports": []})
         await setup.offer(Offer((Put(CAPACITY, capacity),), expect=((CAPACITY, 0),)))
         async with trio.open_nursery() as nursery:
+            tail = Follower(journal, recorder, f"{name}-tail")
             if load.tail:
-                tail_scope = await nursery.start(_tail, journal, recorder, f"{name}-tail")
+                nursery.start_soon(tail.run)
             async with trio.open_nursery() as workers:
                 for _ in range(load.workers):
                     worker = Worker(RecordingClient(journal, recorder, name), random.Random(rng.random()))
                     workers.start_soon(_work, worker, load.pause_s, stop)
             if load.tail:
-                tail_scope.cancel()
+                await tail.reach(journal.seen)
+            nursery.cancel_scope.cancel()
 
 
 async def _work(worker: Worker, pause_s: float, stop: trio.Event) -> None:
@@ -185,22 +188,33 @@ async def _work(worker: Worker, pause_s: float, stop: trio.Event) -> None:
             await stop.wait()
 
 
-async def _tail(
-    journal: Journal, recorder: Recorder, name: str, task_status: trio.TaskStatus[trio.CancelScope]
-) -> None:
-    """Record the client's own tail, which goes on at another node when its node fails."""
-    with trio.CancelScope() as scope:
-        task_status.started(scope)
-        number = recorder.number()
-        recorder.invoke(name, number, "tail", after=0)
-        try:
-            async with journal.tail(0) as messages:
-                async for message in messages:
-                    if isinstance(message, TailMessage) and message.last >= message.first:
-                        commits = [commit_json(commit) for commit in message.commits]
-                        recorder.message(name, number, message.first, message.last, commits)
-        except JournalError as error:
-            recorder.complete(name, number, unknown=str(error))
+class Follower:
+    """The client's own tail, recorded: it goes on at another node when its node fails."""
+
+    def __init__(self, journal: Journal, recorder: Recorder, name: str) -> None:
+        self._journal = journal
+        self._recorder = recorder
+        self._name = name
+        self._position = 0
+        self._moved = trio.Event()
+
+    async def run(self) -> None:
+        number = self._recorder.number()
+        self._recorder.invoke(self._name, number, "tail", after=0)
+        async with self._journal.tail(0) as messages:
+            async for message in messages:
+                if isinstance(message, TailMessage) and message.last >= message.first:
+                    commits = [commit_json(commit) for commit in message.commits]
+                    self._recorder.message(self._name, number, message.first, message.last, commits)
+                    self._position = message.last
+                    self._moved.set()
+                    self._moved = trio.Event()
+
+    async def reach(self, revision: int) -> None:
+        """Wait until the tail has delivered ``revision``. A tail that hangs fails the process."""
+        with trio.fail_after(TAIL_TIMEOUT_S):
+            while self._position < revision:
+                await self._moved.wait()
 
 
 @dataclass(slots=True)
