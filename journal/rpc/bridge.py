@@ -31,6 +31,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import outcome
+import sniffio
 import trio
 
 from journal.errors import Unavailable
@@ -234,6 +235,7 @@ class _InlineGuest:
         """Let trio run what is ready, then arrange for the next tick."""
         state, runner = self._state, self._runner
         self._waiting = False
+        library, sniffio.thread_local.name = sniffio.thread_local.name, "trio"
         try:
             timeout = state.unrolled_run_next_send.send(state.unrolled_run_gen)
         except StopIteration:
@@ -242,6 +244,8 @@ class _InlineGuest:
         except trio.TrioInternalError as error:
             self._end(outcome.Error(error))
             return
+        finally:
+            sniffio.thread_local.name = library
         events = outcome.capture(self._io.get_events, 0)
         if timeout <= 0 or isinstance(events, outcome.Error) or events.value:
             state.unrolled_run_next_send = events
