@@ -41,7 +41,7 @@ from synod.local_state import (
     free_ports,
     require_free,
 )
-from synod.processes import Children, ProcessRef, last_lines, stop_all, wait_ended
+from synod.processes import Children, ProcessRef, last_lines, stop_all, wait_ended, wait_paused
 
 if TYPE_CHECKING:
     from journal.node import NodeStatus
@@ -260,6 +260,7 @@ class LocalCluster:
             self._file.write(state)
 
     def pause_node(self, node: int) -> None:
+        """Stop a node with SIGSTOP; returns when it stands still."""
         self._kill(f"node-{node}", signal.SIGSTOP)
 
     def resume_node(self, node: int) -> None:
@@ -313,10 +314,6 @@ class LocalCluster:
             for ref in left:
                 ref.signal(sig)
             wait_ended(left, self._children, patience_s)
-
-    def detach(self) -> None:
-        """Leave the processes started here to run on their own."""
-        self._children.forget()
 
     # -- looking ------------------------------------------------------------------------
 
@@ -438,6 +435,8 @@ class LocalCluster:
             ref = self._alive(state).get(name)
             if ref is None or not ref.signal(sig):
                 raise LocalClusterError(f"{name} does not run")
+            if sig == signal.SIGSTOP:
+                wait_paused(ref, STOP_PATIENCE_S)
             if sig in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
                 if wait_ended([ref], self._children, STOP_PATIENCE_S):
                     raise LocalClusterError(f"{name} (pid {ref.pid}) did not end after {sig.name}")

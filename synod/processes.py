@@ -33,8 +33,10 @@ def started(pid: int) -> str | None:
             fields = stat.read_text(errors="replace").rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             return None
-        state, ticks = fields[0], fields[19]
-        return None if state in "ZXx" else f"{_BOOT_ID.read_text().strip()}:{ticks}"
+        state, threads, ticks = fields[0], int(fields[17]), fields[19]
+        # A killed process may be a zombie by its first thread while others still hold its port.
+        has_ended = state in "ZXx" and threads <= 1
+        return None if has_ended else f"{_BOOT_ID.read_text().strip()}:{ticks}"
     return _started_elsewhere(pid)
 
 
@@ -95,11 +97,19 @@ class ProcessRef:
             return False
 
 
+class _Child(subprocess.Popen[bytes]):
+    """A process that may well outlive this object: that is no resource leaked."""
+
+    def __del__(self) -> None:
+        if self.poll() is None:
+            self.returncode = 0
+
+
 class Children:
     """The processes that this process started itself: it must collect them when they end."""
 
     def __init__(self) -> None:
-        self._popen: dict[int, subprocess.Popen[bytes]] = {}
+        self._popen: dict[int, _Child] = {}
 
     def spawn(self, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> ProcessRef:
         """Start a command in a session of its own, with both outputs appended to ``log``.
@@ -107,7 +117,7 @@ class Children:
         In its own session it does not get the terminal's Ctrl-C: who started it stops it in order.
         """
         with log.open("ab") as output:
-            process = subprocess.Popen(
+            process = _Child(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -124,12 +134,15 @@ class Children:
         process = self._popen.get(pid)
         return process.poll() if process else None
 
-    def forget(self) -> None:
-        """Leave those that still run to themselves: their end is somebody else's business now."""
-        for process in self._popen.values():
-            if process.poll() is None:
-                process.returncode = 0  # keeps Popen from warning about it when it is dropped
-        self._popen.clear()
+
+def wait_paused(process: ProcessRef, timeout_s: float) -> bool:
+    """Wait until a process that was sent SIGSTOP stands still; return whether it does."""
+    deadline = time.monotonic() + timeout_s
+    while not process.paused:
+        if not process.alive or time.monotonic() >= deadline:
+            return False
+        time.sleep(0.002)
+    return True
 
 
 def wait_ended(processes: Sequence[ProcessRef], children: Children, timeout_s: float) -> list[ProcessRef]:

@@ -28,7 +28,8 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if _skipped and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-    leftovers = psutil.Process().children(recursive=True)
+    children = psutil.Process().children(recursive=True)
+    leftovers = [process for process in children if process.status() != psutil.STATUS_ZOMBIE]
     for process in leftovers:
         try:
             print(f"\nleft running by a test, killed: {process.pid} {' '.join(process.cmdline())}")

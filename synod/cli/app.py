@@ -37,6 +37,18 @@ class Sections(click.Group):
             with formatter.section(title):
                 formatter.write_dl(rows)
 
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BaseException as error:
+            if isinstance(failures.unwrap(error), BrokenPipeError):
+                raise ReaderGone from None  # click would end the process with code 1
+            raise
+
+
+class ReaderGone(Exception):
+    """Nobody reads our standard output any more (``synod tail | head``): that is no fault."""
+
 
 @click.group(
     cls=Sections,
@@ -64,7 +76,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         code = app.main(args=given, prog_name="synod", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else failures.DONE
-    except BrokenPipeError:
+    except (BrokenPipeError, ReaderGone):
         failures.silence_standard_output()
         return failures.DONE
     except BaseException as raised:

@@ -62,7 +62,6 @@ def up(
         if detach:
             _start(cluster, agents, timeout_s, as_json)
             _show(cluster, as_json)
-            cluster.detach()
             return
         cluster.adopt_supervisor()
         try:

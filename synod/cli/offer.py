@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from synod.cli.common import Target, examples, target_options, with_journal
-from synod.cli.failures import REJECTED, UNAVAILABLE, CommandFailed, misuse
+from synod.cli.failures import DONE, MISUSE, REJECTED, UNAVAILABLE, CommandFailed, misuse
 from synod.cli.output import emit_json
 
 if TYPE_CHECKING:
@@ -54,9 +54,8 @@ def offer(target: Target, file: str) -> int:
         for index, verdict in enumerate(verdicts):
             prefix = f"offers[{index}]: " if len(verdicts) > 1 else ""
             click.echo(prefix + _verdict_text(verdict))
-    if any(isinstance(verdict, Exception) for verdict in verdicts):
-        return UNAVAILABLE
-    return 0 if all(isinstance(verdict, int) for verdict in verdicts) else REJECTED
+    # The worst of them: misuse before unavailable before rejected.
+    return max((failed(verdict).code for verdict in verdicts if not isinstance(verdict, int)), default=DONE)
 
 
 def submit(target: Target, one: Offer) -> int:
@@ -69,14 +68,16 @@ def submit(target: Target, one: Offer) -> int:
 
 def failed(verdict: Verdict | JournalError) -> CommandFailed:
     """Return the fault that stands for a verdict which is not a revision."""
+    from journal.client import OfferUnknown
+    from journal.errors import InvalidRequest
     from journal.offers import Rejected
 
     if isinstance(verdict, Rejected):
         return CommandFailed(
             f"rejected: {verdict}", code=REJECTED, hint="Nothing was changed. Read again, and decide again."
         )
-    from journal.client import OfferUnknown
-
+    if isinstance(verdict, InvalidRequest):
+        return CommandFailed(str(verdict), code=MISUSE)
     if isinstance(verdict, OfferUnknown):
         hint = "It may or may not have taken effect: read before you repeat it."
         return CommandFailed(str(verdict), code=UNAVAILABLE, hint=hint)
