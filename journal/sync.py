@@ -90,7 +90,8 @@ class SyncJournal:
         """As ``Journal.transact``; ``function`` runs in a worker thread, perhaps several times."""
 
         async def run(transaction: Transaction) -> T:
-            return await trio.to_thread.run_sync(function, SyncTransaction(transaction))
+            value: T = await trio.to_thread.run_sync(function, SyncTransaction(transaction))
+            return value
 
         return self._portal(self._journal.transact, run, label=label, timeout_s=timeout_s)
 

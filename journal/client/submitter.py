@@ -55,6 +55,7 @@ from journal.errors import (
 )
 from journal.limits import FOLD_SESSION_WINDOW_OFFERS_MAX
 from journal.offers import (
+    EXPIRED,
     Adjust,
     Delete,
     Expired,
@@ -72,6 +73,9 @@ log = logging.getLogger("journal.client")
 CLIENT_ID_BYTES = 16
 RENEWALS_MAX = 3
 TRIES_UNPACED_MAX = 4
+PROBE_OFFERS_MAX = 64
+PROBE_BYTES_MAX = 64 * 1024
+"""What is sent to a node that may not lead."""
 OUTCOMES_KEPT_MAX = 1_024
 """How many settled outcomes of abandoned offers a client remembers."""
 SWEEP_INTERVAL_S = 0.005
@@ -89,6 +93,10 @@ WITHDRAWN = Offer(
 fact): it adjusts what it has just deleted. So its rejection is remembered under its id."""
 
 _PLACE = re.compile(r"offers\[(\d+)\]\.?(.*)", re.DOTALL)
+
+
+class _NothingToSend(Exception):
+    """Between waiting for its turn and getting it, all that a worker had to send was gone."""
 
 
 class _Waiter:
@@ -135,7 +143,7 @@ class _Message:
     )
 
     def __init__(self, offers: list[_Pending]) -> None:
-        self.offers = offers
+        self.offers = offers  # empty until its first try takes them from the queue
         self.sent: list[_Pending] = []  # what the last try carried, in its order
         self.base: Revision | None = None
         self.in_flight = False  # a try is under way
@@ -323,14 +331,20 @@ class Submitter:
     def _settle(self, pending: _Pending, result: Verdict | JournalError) -> None:
         """It is known now what became of an abandoned offer."""
         verdict: Verdict | None = None
-        if not isinstance(result, JournalError):
+        if isinstance(result, JournalError):
+            verdict = EXPIRED  # refused after it may have been taken in: nobody will ever know
+        else:
             withdrawn = isinstance(result, Rejected) and result.key == _WITHDRAWN_KEY
             verdict = None if withdrawn else result
-        self._settled[pending.sequence] = verdict
-        if len(self._settled) > OUTCOMES_KEPT_MAX:
-            self._settled.popitem(last=False)
+            self._counters.withdrawals += withdrawn
+        self._remember(pending.sequence, verdict)
         self._unsettled.pop(pending.sequence).set()
         log.info("offer %s settled: %s", OfferId(self.client, pending.sequence), verdict)
+
+    def _remember(self, sequence: int, verdict: Verdict | None) -> None:
+        self._settled[sequence] = verdict
+        if len(self._settled) > OUTCOMES_KEPT_MAX:
+            self._settled.popitem(last=False)
 
     # -- deadlines ----------------------------------------------------------------------
 
@@ -407,42 +421,52 @@ class Submitter:
 
     async def _worker(self) -> None:
         while True:
-            while (message := self._take()) is None:
+            while not self._has_next():
                 await self._idle.park()
                 self._waking = False
-            if self._queue:
-                self._wake_worker()
-            await self._carry(message)
+            await self._carry()
 
-    def _take(self) -> _Message | None:
-        """Return the next message: what is queued, in order, as far as the limits allow."""
+    def _has_next(self) -> bool:
+        """Whether there is anything to take: queued, wanted, and within the session's window."""
+        queue = self._queue
+        while queue and queue[0].done:
+            queue.popleft()
+            self._queue_dead -= 1
+        return bool(queue) and queue[0].sequence < self.acked + FOLD_SESSION_WINDOW_OFFERS_MAX
+
+    def _take(self, message: _Message) -> None:
+        """Fill ``message`` with what is queued, in order, as far as the limits allow."""
         queue, config = self._queue, self._config
-        offers: list[_Pending] = []
+        offers = message.offers
         size = 0
         sequence_end = self.acked + FOLD_SESSION_WINDOW_OFFERS_MAX
-        while queue and len(offers) < config.message_offers_max:
+        offers_max, bytes_max = config.message_offers_max, config.message_bytes_max
+        if self._router.leader is None:  # it may travel from node to node: keep it small
+            offers_max, bytes_max = min(offers_max, PROBE_OFFERS_MAX), min(bytes_max, PROBE_BYTES_MAX)
+        while queue and len(offers) < offers_max:
             pending = queue[0]
             if pending.done:
                 queue.popleft()
                 self._queue_dead -= 1
                 continue
             size += len(pending.packed)
-            if pending.sequence >= sequence_end or (offers and size > config.message_bytes_max):
+            if pending.sequence >= sequence_end or (offers and size > bytes_max):
                 break
-            offers.append(queue.popleft())
-        if not offers:
-            return None
-        message = _Message(offers)
-        for pending in offers:
             pending.message = message
-        return message
+            offers.append(queue.popleft())
+        if queue:
+            self._wake_worker()
 
-    async def _carry(self, message: _Message) -> None:
-        """Submit ``message`` until each of its offers has its result or was dropped."""
-        todo = [message]
+    async def _carry(self) -> None:
+        """Take a message and submit it until each of its offers has its result or was dropped.
+
+        It is taken when it is this worker's turn to send, in the same step: so messages leave in
+        the order of the queue, and while no leader is known everything gathers in the queue.
+        """
+        todo = [_Message([])]
         while todo:
             message = todo.pop()
-            if all(pending.done for pending in message.offers):
+            if message.tries and all(pending.done for pending in message.offers):
                 continue
             if message.tries:
                 self._counters.resubmissions += 1
@@ -453,6 +477,8 @@ class Submitter:
                 await trio.sleep(self._config.backoff_max_s * self._router.rng.uniform(0.5, 1.0))
             try:
                 verdicts = await self._router.at_leader(self._sending(message), timeout_s)
+            except _NothingToSend:
+                pass
             except OfferInvalid as error:
                 todo.extend(self._refused(message, error))
             except WrongCluster as error:
@@ -476,9 +502,11 @@ class Submitter:
 
         async def send(connection: Connection) -> list[Verdict]:
             await self._learn_base(connection, message)
+            if not message.offers:
+                self._take(message)
             message.sent = [pending for pending in message.offers if not pending.done]
             if not message.sent:
-                return []
+                raise _NothingToSend
             packed = [
                 pending.packed if pending.waiter is not None else self._withdrawal(pending)
                 for pending in message.sent
@@ -506,7 +534,6 @@ class Submitter:
         return send
 
     def _withdrawal(self, pending: _Pending) -> bytes:
-        self._counters.withdrawals += 1
         return pack_offer(pending.sequence, WITHDRAWN)
 
     async def _learn_base(self, connection: Connection, message: _Message) -> None:
@@ -550,10 +577,10 @@ class Submitter:
         renew: list[_Pending] = []
         for pending in forgotten:
             if pending.waiter is None:
-                self._deliver(pending, Expired())
+                self._deliver(pending, EXPIRED)
             elif message.maybe:
                 why = "the journal has forgotten this client; an earlier try may have been applied"
-                self._deliver(pending, OfferUnknown(OfferId(self.client, pending.sequence), why))
+                self._deliver_unknown(pending, why)
             elif message.renewals >= RENEWALS_MAX:
                 why = "the offer was not committed: the journal forgets this client as fast as it comes back"
                 self._deliver(pending, Unavailable(why))
@@ -589,9 +616,15 @@ class Submitter:
 
     def _fail(self, pending: _Pending, message: _Message, error: JournalError) -> None:
         """An offer was refused; unless an earlier try may have been taken in, that is final."""
-        if message.maybe:
-            error = OfferUnknown(OfferId(self.client, pending.sequence), f"a later try was refused: {error}")
-        self._deliver(pending, error)
+        if message.maybe and pending.waiter is not None:
+            self._deliver_unknown(pending, f"a later try was refused: {error}")
+        else:
+            self._deliver(pending, error)
+
+    def _deliver_unknown(self, pending: _Pending, why: str) -> None:
+        """Nobody will ever know what became of ``pending``; ``outcome`` says ``Expired``."""
+        self._remember(pending.sequence, EXPIRED)
+        self._deliver(pending, OfferUnknown(OfferId(self.client, pending.sequence), why))
 
     async def _overloaded(self, message: _Message, error: Overloaded) -> list[_Message]:
         delay = max(error.retry_after_ms / 1000, self._config.backoff_min_s) * 2 ** min(message.overloads, 8)
