@@ -327,8 +327,8 @@ class _Check:
             )
         elif receipt.reason in ("read", "range"):
             true = self._stays_false(asked, receipt, highest)
-        elif receipt.reason == "expect" and 0 < dict(asked.expect).get(receipt.key, 0) < receipt.revision:
-            true = receipt.revision in self.model.modifications(receipt.key, 0, highest)
+        elif receipt.reason == "expect" and dict(asked.expect).get(receipt.key):
+            true = self._moved_on(asked, receipt, highest)
         else:
             true = any(
                 self._refutes(asked, receipt, self.model.at(revision))
@@ -354,6 +354,15 @@ class _Check:
             else any(start <= key and (not end or key < end) for start, end in asked.ranges)
         )
         return named and receipt.revision in self.model.modifications(key, asked.at, highest)
+
+    def _moved_on(self, asked: OfferAsked, receipt: Rejected, highest: int) -> bool:
+        """A key never returns to a modification revision: any later state of it is a true reason."""
+        key, expected = receipt.key, dict(asked.expect)[receipt.key]
+        changes = self.model.modifications(key, 0, highest)
+        if receipt.revision:
+            return receipt.revision != expected and receipt.revision in changes
+        moments = [expected, *(revision for revision in changes if revision > expected)]
+        return any(self.model.at(revision).get(key) is None for revision in moments if revision <= highest)
 
     def _moments(self, asked: OfferAsked, receipt: Rejected, lowest: int, highest: int) -> Iterable[int]:
         """Yield the revisions of a window at which the receipt's truth may change."""

@@ -36,7 +36,8 @@ class Failure(NamedTuple):
     reason: str
     key: str
     revision: int
-    """The key's modification revision in that state (0: it never was)."""
+    """What a receipt says of the key: the revision of its last modification, or, where its value
+    is in the way, of its present value (0: it is absent, or of this very offer)."""
     text: str
 
 
@@ -173,7 +174,7 @@ def failed_conditions(offer: OfferAsked, state: State) -> Iterator[Failure]:
         record = state.get(key)
         present = record.mod if record else 0
         if present != expected:
-            yield Failure("expect", key, state.mod(key), f"{key!r} is at {present}, not at {expected}")
+            yield Failure("expect", key, present, f"{key!r} is at {present}, not at {expected}")
 
 
 class _Overlay:
@@ -198,6 +199,10 @@ class _Overlay:
     def put(self, key: str, value: str | None, lease: int = 0, *, computed: bool = False) -> None:
         self.effects.changes[key] = Change(key, value, lease)
         (self.effects.computed.add if computed else self.effects.computed.discard)(key)
+
+    def revision(self, key: str) -> int:
+        record = None if key in self.effects.changes else self.state.get(key)
+        return record.mod if record else 0
 
     def live_keys(self, start: str, end: str) -> list[str]:
         keys = {key for key, _ in self.state.scan(start, end)}
@@ -224,7 +229,7 @@ def _mutate(overlay: _Overlay, m: Mapping[str, Any]) -> Failure | None:
     if "put" in m:
         lease = m.get("lease", 0)
         if lease and not overlay.lease_exists(lease):
-            return Failure("lease", m["put"], overlay.state.mod(m["put"]), f"lease {lease} does not exist")
+            return Failure("lease", m["put"], overlay.revision(m["put"]), f"lease {lease} does not exist")
         overlay.put(m["put"], m["value"], lease)
     elif "delete" in m:
         if overlay.value(m["delete"]) is not None:
@@ -264,10 +269,10 @@ def _revoke(overlay: _Overlay, lease: int) -> Failure | None:
 def _map_at(overlay: _Overlay, key: str) -> dict[Any, Any] | Failure:
     value = overlay.value(key)
     if value is None:
-        return Failure("absent", key, overlay.state.mod(key), f"{key!r} is absent")
+        return Failure("absent", key, overlay.revision(key), f"{key!r} is absent")
     decoded = decode(value)
     if not isinstance(decoded, dict):
-        return Failure("type", key, overlay.state.mod(key), f"{key!r} is not a map")
+        return Failure("type", key, overlay.revision(key), f"{key!r} is not a map")
     return decoded
 
 
@@ -280,7 +285,7 @@ def _adjust(overlay: _Overlay, m: Mapping[str, Any]) -> Failure | None:
     found = _map_at(overlay, key)
     if isinstance(found, Failure):
         return found
-    mod = overlay.state.mod(key)
+    mod = overlay.revision(key)
     for name, delta in m["deltas"].items():
         present = found.get(name, 0)
         if not _number(present):
@@ -300,7 +305,7 @@ def _members(overlay: _Overlay, key: str, m: Mapping[str, Any], *, add: bool) ->
     found = _map_at(overlay, key)
     if isinstance(found, Failure):
         return found
-    mod = overlay.state.mod(key)
+    mod = overlay.revision(key)
     present = found.get(m["field"], [])
     if not isinstance(present, list):
         return Failure("type", key, mod, f"field {m['field']!r} of {key!r} is not a set")

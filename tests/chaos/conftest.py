@@ -7,7 +7,6 @@ brought back, each node's whole history is collected, and the checker judges the
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import time
@@ -153,7 +152,6 @@ class Chaos:
         self.cluster.start()
         self.cluster.wait_ready(READY_TIMEOUT_S)
         trio.run(self._collect)
-        self.recorder.close()
         files = [self.folder / "chaos.jsonl", *(client.file for client in self.clients)]
         report = check(load(files))
         print(report)
@@ -174,9 +172,8 @@ class Chaos:
         for client in self.clients:
             if client.process.poll() is None:
                 client.kill()
-        for node in self.cluster.nodes:
-            if self.cluster.pid(node) is not None:
-                self.cluster.kill_node(node, signal.SIGKILL)
+        self.recorder.close()
+        self.cluster.kill_all()
 
 
 @pytest.fixture
