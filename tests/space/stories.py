@@ -1,0 +1,365 @@
+"""Random stories: what clients offer and what befalls the nodes, told relative to the present.
+
+A story says "reads a, as of two revisions ago", not "as of revision 7", so that it makes sense
+whatever happened before. ``play`` plays one on the twin and on several worlds at once, and raises
+``AssertionError`` where any of them disagree.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import chain
+from typing import Any
+
+import msgpack
+from hypothesis import strategies as st
+
+from journal.entries import NOOP
+from journal.offers import (
+    EXPIRED,
+    Adjust,
+    Delete,
+    DeleteRange,
+    Expired,
+    LeaseGrant,
+    LeaseRevoke,
+    Mutation,
+    Offer,
+    Put,
+    RawBatch,
+    Rejected,
+    SetAdd,
+    SetRemove,
+    Verdict,
+    offer_to_raw,
+    pack_batch,
+    pack_verdicts,
+    prefix_range,
+    unpack_batch,
+    unpack_verdicts,
+)
+from journal.space import Space, commits
+from journal.types import Revision, Slot
+from tests.space.twin import Twin
+from tests.space.world import LIMITS, World, entry
+
+KEYS = [b"a", b"a\x00", b"a\x00\x00", b"ab", b"b", b"b\xff", b"b\xff\xff", b"c"]
+BOUNDS = [*KEYS, b"a\x00\x01", b"bb", b"d"]
+FIELDS = ["cpu", "ports"]
+CLIENTS = [b"", b"x", b"y", b"zz"]
+
+keys = st.sampled_from(KEYS)
+
+
+def seldom(found: st.SearchStrategy[list[Any]]) -> st.SearchStrategy[list[Any]]:
+    return st.one_of(st.just([]), st.just([]), found)
+
+
+numbers = st.one_of(st.integers(-3, 3), st.just(2**63 - 1), st.sampled_from([0.5, -0.5]))
+values = st.one_of(
+    st.binary(max_size=3),
+    st.fixed_dictionaries(
+        {}, optional={"cpu": numbers, "ports": st.lists(st.integers(0, 2), max_size=2), "x": st.booleans()}
+    ).map(msgpack.packb),
+)
+leases = st.integers(1, 3)
+members = st.lists(st.one_of(st.integers(0, 3), st.just("p")), min_size=1, max_size=2, unique=True).map(tuple)
+
+
+@st.composite
+def ranges(draw: st.DrawFn) -> tuple[bytes, bytes]:
+    if draw(st.booleans()):
+        return prefix_range(draw(st.sampled_from([b"", b"a", b"b", b"b\xff"])))
+    low, high = sorted((draw(st.sampled_from(BOUNDS)), draw(st.sampled_from(BOUNDS))))
+    return (low, high) if low < high else (low, b"")
+
+
+mutations: st.SearchStrategy[Mutation] = st.one_of(
+    st.builds(Put, keys, values),
+    st.builds(Put, keys, values),
+    st.builds(Put, keys, values, leases),
+    st.builds(Delete, keys),
+    ranges().map(lambda pair: DeleteRange(*pair)),
+    st.builds(
+        Adjust,
+        keys,
+        st.dictionaries(st.sampled_from(FIELDS), numbers, min_size=1),
+    ),
+    st.builds(
+        lambda key, delta, low, high: Adjust(key, {"cpu": delta, "x2": 1}, {"cpu": low}, {"cpu": high}),
+        keys,
+        st.integers(-3, 3),
+        st.integers(-3, 0),
+        st.integers(0, 6),
+    ),
+    st.builds(SetAdd, keys, st.sampled_from(FIELDS), members),
+    st.builds(SetRemove, keys, st.sampled_from(FIELDS), members),
+    st.one_of(st.builds(LeaseGrant, leases, st.just(1000)), st.builds(LeaseRevoke, leases)),
+)
+
+offers = st.fixed_dictionaries(
+    {
+        "back": st.sampled_from([0, 0, 0, 1, 2, 6, -1]),  # how many revisions ago it read
+        "reads": seldom(st.lists(keys, min_size=1, max_size=2)),
+        "ranges": seldom(st.lists(ranges(), min_size=1, max_size=1)),
+        # (key, whether the expectation is to be right)
+        "expect": seldom(
+            st.lists(st.tuples(keys, st.sampled_from([True, True, False])), min_size=1, max_size=1)
+        ),
+        "mutations": st.one_of(
+            st.lists(mutations, min_size=1, max_size=1), st.lists(mutations, min_size=1, max_size=3)
+        ),
+    }
+)
+
+batches = st.fixed_dictionaries(
+    {
+        "client": st.sampled_from(CLIENTS),
+        "ack": st.integers(0, 3),  # how many more of its sequences the client has read verdicts of
+        "back": st.integers(0, 3),  # how far behind its base is
+        "again": st.integers(0, 4),  # how many earlier sequences it sends again
+        "gap": st.integers(0, 1),
+        "offers": st.lists(offers, min_size=1, max_size=3),
+    }
+)
+
+events = st.one_of(
+    st.lists(batches, min_size=1, max_size=3).map(lambda found: ("offers", found)),
+    st.lists(batches, min_size=1, max_size=3).map(lambda found: ("offers", found)),
+    st.lists(batches, min_size=1, max_size=3).map(lambda found: ("offers", found)),
+    st.just(("noop", None)),
+    st.integers(0, 5).map(lambda back: ("compact", back)),
+    st.integers(1, 3).map(lambda count: ("flush", count)),
+    st.just(("flush unreported", None)),
+    st.integers(1, 4).map(lambda records: ("sweep", records)),
+    st.just(("crash", None)),
+)
+stories = st.lists(events, min_size=1, max_size=14)
+
+
+class Client:
+    """What a client knows: which sequence comes next and which it has acknowledged."""
+
+    def __init__(self) -> None:
+        self.next = 0
+        self.acked = 0
+        self.sent: dict[int, Offer] = {}
+
+
+class Play:
+    """One story being played on the twin, a quiet world and a rough one."""
+
+    def __init__(self, **twin_options: int) -> None:
+        self.twin = Twin(**twin_options)
+        self.quiet = World()  # a large cache, every write flushed at once, never crashes
+        self.rough = World(cache_records_max=2)
+        self.clients = {client: Client() for client in CLIENTS}
+        self.tally: Counter[str] = Counter()
+
+    def event(self, kind: str, detail: Any) -> None:
+        if kind == "offers":
+            self.fold_offers([self.make_batch(**found) for found in detail])
+        elif kind == "noop":
+            self.fold_same(NOOP)
+        elif kind == "compact":
+            revision = self.twin.revision - detail + 1
+            self.twin.compact(max(0, revision))
+            for world in (self.quiet, self.rough):
+                world.compact(max(0, revision))
+            self.quiet.flush()
+        elif kind == "flush":
+            self.rough.flush(detail)
+        elif kind == "flush unreported":
+            self.rough.flush(report=False)
+        elif kind == "sweep":
+            self.rough.compact_step(detail)
+        else:
+            self.rough.crash()
+        self.compare_states()
+
+    def prelude(self) -> None:
+        """Put something into the space to work on."""
+        content = msgpack.packb({"x": True, "cpu": 1, "ports": [1, "p"]})
+        first = Offer(
+            (LeaseGrant(1, 1000), *(Put(key, content, index % 2) for index, key in enumerate(KEYS[:6])))
+        )
+        self.fold_offers([[b"", 0, 0, [offer_to_raw(0, first)]]])
+
+    # -- making -----------------------------------------------------------------
+
+    def make_offer(self, back: int, reads: Any, ranges: Any, expect: Any, mutations: Any) -> Offer:
+        twin = self.twin
+        expected = []
+        for key, is_right in expect:
+            mod = twin.keys[key].mod if key in twin.keys else 0
+            expected.append((key, mod if is_right else max(0, mod - 1)))
+        return Offer(
+            tuple(mutations),
+            reads=tuple(reads),
+            ranges=tuple(ranges),
+            expect=tuple(expected),
+            at=max(0, twin.revision - back),
+            label=f"at {back}",
+        )
+
+    def make_batch(self, client: bytes, ack: int, back: int, again: int, gap: int, offers: Any) -> list[Any]:
+        state = self.clients[client]
+        base = max(0, self.twin.revision - back)
+        found = [self.make_offer(**offer) for offer in offers]
+        if not client:
+            return [b"", 0, base, [offer_to_raw(0, offer) for offer in found]]
+        state.acked = min(state.next, state.acked + ack)
+        # A repeat may come with an older floor: the copy that was under way in another slot.
+        acked = state.acked if again < 3 else max(0, state.acked - 1)
+        sequences = [sequence for sequence in range(state.next - again, state.next) if sequence >= acked]
+        for offer in found:
+            state.next += gap
+            state.sent[state.next] = offer
+            sequences.append(state.next)
+            state.next += 1
+        sent = [
+            offer_to_raw(sequence, state.sent[sequence]) for sequence in sequences if sequence in state.sent
+        ]
+        return [client, acked, base, sent]
+
+    # -- folding and comparing ----------------------------------------------------
+
+    def fold_same(self, value: bytes) -> list[list[Verdict]]:
+        quiet, rough = self.quiet.fold(value), self.rough.fold(value)
+        assert quiet.chain == rough.chain
+        assert quiet.outcome == rough.outcome
+        assert quiet.verdicts == rough.verdicts
+        assert quiet.revision == rough.revision
+        self.quiet.flush()
+        for verdicts in quiet.verdicts:
+            assert unpack_verdicts(pack_verdicts(verdicts)) == verdicts
+        return quiet.verdicts
+
+    def fold_offers(self, batches: list[list[Any]]) -> None:
+        packed = []
+        for client, acked, base, found in batches:
+            data = pack_batch(client, acked, base, [msgpack.packb(offer) for offer in found])
+            packed.append(unpack_batch(data, LIMITS))
+        early = self.early_verdicts(packed)
+        verdicts = self.fold_same(entry(*(raw.data for raw in packed)))
+        assert verdicts == self.twin.fold(batches)
+        for decided, guessed in zip(chain(*verdicts), chain(*early), strict=True):
+            # A fact for ever: whatever came before it in the slot, a doomed offer is not accepted, and
+            # a verdict that was given stays, unless its client has acknowledged it meanwhile.
+            if isinstance(guessed, Rejected):
+                assert isinstance(decided, Rejected | Expired), (guessed, decided)
+            elif guessed is not None:
+                assert decided in (guessed, EXPIRED), (guessed, decided)
+            self.tally.update(
+                [decided.reason.name if isinstance(decided, Rejected) else type(decided).__name__]
+            )
+
+    def early_verdicts(self, raws: list[RawBatch]) -> list[list[Verdict | None]]:
+        """What the early check of the leader says, before the slot is folded."""
+        space = self.rough.space
+        found: list[list[Verdict | None]] = []
+        for raw in raws:
+            found.append([])
+            for offer in raw.offers:
+                seen = space.seen(raw.client, offer[0], raw.base) if raw.client else None
+                found[-1].append(space.doomed(offer) if seen is None else seen)
+        return found
+
+    def compare_states(self) -> None:
+        twin = self.twin
+        for world in (self.quiet, self.rough):
+            space = world.space
+            assert space.revision == twin.revision
+            assert space.compacted == twin.compacted
+            assert {id: lease.ttl_ms for id, lease in space.leases.items()} == twin.leases
+            for id, lease in space.leases.items():
+                assert lease.keys == {key for key, row in twin.keys.items() if row.lease == id}
+            for client, state in self.clients.items():
+                for sequence in state.sent:
+                    assert space.outcome(client, sequence) == twin.outcome(client, sequence)
+            for key in KEYS:
+                compare_record(space, twin, key, None)
+
+    def compare_history(self) -> None:
+        """Read everything at every revision that is left, whole and in pages."""
+        twin = self.twin
+        for world in (self.quiet, self.rough):
+            space = world.space
+            for revision in range(twin.compacted, twin.revision + 1):
+                for key in KEYS:
+                    compare_record(space, twin, key, revision)
+                expected = sorted(twin.history[revision])
+                found, after = space.scan(b"", b"", revision, 1000, 1 << 20)
+                assert after is None
+                assert [key for key, _record in found] == expected
+                for key, record in found:
+                    assert tuple(record) == tuple(vars(twin.history[revision][key]).values())
+                assert paged(space, b"a", b"c", revision) == [key for key in expected if b"a" <= key < b"c"]
+        self.compare_commits()
+
+    def compare_commits(self) -> None:
+        """Commits read from the rough world, slot by slot, are those of the twin."""
+        space = self.rough.space
+        found = []
+        for number, value in enumerate(self.rough.entries, 1):
+            slot = Slot(number)
+            outcome = space.outcome_record(slot)
+            assert outcome is not None
+            assert space.chain_at(slot) == self.rough.chains[slot]
+            for commit in commits(slot, value, outcome):
+                assert space.slot_of(commit.revision) == slot
+                found.append(commit)
+        assert len(found) == len(self.twin.commits)
+        replica: dict[bytes, bytes] = {}
+        for commit, expected in zip(found, self.twin.commits, strict=True):
+            assert commit.revision == expected.revision
+            assert (commit.client, commit.sequence, commit.label) == (
+                expected.client,
+                expected.sequence,
+                expected.label,
+            )
+            assert {change.key: (change.value, change.lease) for change in commit.changes} == expected.changes
+            assert len({change.key for change in commit.changes}) == len(commit.changes)
+            for key, value_, _lease in commit.changes:
+                if value_ is None:
+                    replica.pop(key, None)
+                else:
+                    replica[key] = value_
+            assert replica == {key: row.value for key, row in self.twin.history[commit.revision].items()}
+
+
+def compare_record(space: Space, twin: Twin, key: bytes, at: int | None) -> None:
+    row = twin.keys.get(key) if at is None else twin.history[at].get(key)
+    record = space.get(key, None if at is None else Revision(at))
+    assert (None if record is None else tuple(record)) == (None if row is None else tuple(vars(row).values()))
+
+
+def paged(space: Space, start: bytes, end: bytes, at: int) -> list[bytes]:
+    found: list[bytes] = []
+    following: bytes | None = start
+    while following is not None:
+        page, following = space.scan(following, end, at, 2, 1 << 20)
+        assert len(page) <= 2
+        found.extend(key for key, _record in page)
+    return found
+
+
+def play(story: list[tuple[str, Any]], **twin_options: int) -> Counter[str]:
+    """Play ``story``; raise ``AssertionError`` where space and twin, or two nodes, disagree.
+
+    Returns how often each kind of verdict was given.
+    """
+    playing = Play(**twin_options)
+    playing.prelude()
+    for kind, detail in story:
+        playing.event(kind, detail)
+    playing.compare_history()
+    playing.rough.crash()
+    playing.compare_states()
+    playing.rough.flush()
+    while playing.rough.space.is_compacting:
+        playing.rough.compact_step(3)
+        playing.rough.flush()
+    playing.compare_states()
+    playing.compare_history()
+    return playing.tally

@@ -1,0 +1,54 @@
+"""The space against its naive twin, and a quiet node against one that crashes and lags."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from journal import sessions, space
+from journal.offers import Reason
+from tests.space.stories import play, stories
+
+
+def test_the_fold_agrees_with_the_naive_twin_on_every_node() -> None:
+    tally: Counter[str] = Counter()
+
+    @settings(max_examples=150, deadline=None)
+    @given(stories)
+    def agrees(story: list[tuple[str, Any]]) -> None:
+        tally.update(play(story))
+
+    agrees()
+    # The stories are worth something only if every kind of verdict came up in them.
+    missing = {"int", *(reason.name for reason in Reason)} - {*tally, "LIMIT"}
+    assert not missing, tally
+
+
+def test_forgotten_clients_are_refused_like_the_twin_refuses_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "FOLD_SESSIONS_MAX", 2)
+    monkeypatch.setattr(sessions, "FOLD_SESSION_IDLE_REVISIONS_MAX", 3)
+    tally: Counter[str] = Counter()
+
+    @settings(max_examples=150, deadline=None)
+    @given(stories)
+    def agrees(story: list[tuple[str, Any]]) -> None:
+        tally.update(play(story, sessions_max=2, idle_max=3))
+
+    agrees()
+    assert tally["Expired"] > 10, tally
+
+
+def test_ranges_of_an_old_read_are_scanned_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With room for the keys of two or three slots, most range conditions fall to the scan."""
+    monkeypatch.setattr("journal.recent.FOLD_RECENT_BYTES_MAX", 200)
+
+    @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(stories)
+    def agrees(story: list[tuple[str, Any]]) -> None:
+        play(story)
+
+    agrees()
+    assert space.RecentKeys  # the module that reads the limit is the one that was patched
