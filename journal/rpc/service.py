@@ -84,11 +84,14 @@ class Service:
         reply = pb.ScanReply(revision=revision)
         position: bytes | None = start
         while position is not None and keys > 0 and room > 0:
-            items, position = space.scan(position, end, revision, min(keys, _SCAN_STEP_KEYS), room)
+            step = min(keys, _SCAN_STEP_KEYS)
+            items, position = space.scan(position, end, revision, step, room)
             for key, record in items:
                 reply.records.append(pack_record(key, record, keys_only=request.keys_only))
                 room -= len(key) + len(record.value)
             keys -= len(items)
+            if 0 < len(items) < step:  # the bytes ended it, or the range
+                break
             await asyncio.sleep(0)
         if position is not None:
             reply.next = position

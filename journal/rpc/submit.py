@@ -1,26 +1,25 @@
 """Offers at the edge: the Submit stream and its unary form.
 
-Packed batches pass through untouched. What the fold leaves open in a receipt is filled in
-here, on the way out: whose label won, and the present value if it was asked for.
+Packed batches pass through untouched, and so do their verdicts, unless the client asked for
+the present values of the keys that it lost.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
-from journal.errors import InvalidRequest, JournalError, RevisionCompacted, RevisionInFuture
+from journal.errors import InvalidRequest, JournalError
 from journal.offers import Rejected, Verdict, pack_verdicts
 from journal.rpc.codec import pack_typed_batch, pack_verdict
 from journal.rpc.duplex import Duplex
 from journal.rpc.edge import Context, Edge
 from journal.rpc.errors import pack_error
 from journal.rpc.pb import journal_pb2 as pb
-from journal.types import Revision
 
 _REPLY_OFFERS_MAX = 4_096
 _RECEIPT_VALUES_BYTES_MAX = 64 * 1024
-_RECEIPT_LABELS_MAX = 16
 
 
 class _Answer(NamedTuple):
@@ -82,49 +81,25 @@ class Submissions:
         result = answer.result
         if isinstance(result, JournalError):
             return pb.SubmitResult(id=answer.id, error=pack_error(result, taken_in=answer.taken_in))
-        verdicts = self._complete(result, answer.values)
+        verdicts = self._with_values(result) if answer.values else result
         if answer.packed:
             return pb.SubmitResult(id=answer.id, packed=pack_verdicts(verdicts))
         return pb.SubmitResult(
             id=answer.id, verdicts=pb.Verdicts(verdicts=[pack_verdict(verdict) for verdict in verdicts])
         )
 
-    def _complete(self, verdicts: list[Verdict], values: bool) -> list[Verdict]:
-        """Fill in what receipts leave open, for as many as is cheap."""
-        labels: dict[int, str] = {}
+    def _with_values(self, verdicts: list[Verdict]) -> list[Verdict]:
+        """Put the present values into receipts, as long as they are small together."""
         room = _RECEIPT_VALUES_BYTES_MAX
-        completed = verdicts
-        for index, verdict in enumerate(verdicts):
-            if type(verdict) is int or not isinstance(verdict, Rejected):
-                continue
-            label, value = verdict.label, verdict.value
-            if verdict.revision and not label:
-                if verdict.revision not in labels and len(labels) < _RECEIPT_LABELS_MAX:
-                    labels[verdict.revision] = self._label_of(verdict.revision)
-                label = labels.get(verdict.revision, "")
-            if values and verdict.key and value is None:
+        completed: list[Verdict] = []
+        for verdict in verdicts:
+            if isinstance(verdict, Rejected) and verdict.key:
                 value = self._value_of(verdict.key, room)
                 room -= len(value or b"")
-            if completed is verdicts:
-                completed = list(verdicts)
-            completed[index] = Rejected(
-                verdict.reason,
-                verdict.where,
-                verdict.key,
-                verdict.revision,
-                label,
-                value,
-                verdict.actual,
-                verdict.field,
-            )
+                completed.append(replace(verdict, value=value))
+            else:
+                completed.append(verdict)
         return completed
-
-    def _label_of(self, revision: int) -> str:
-        try:
-            chunk = self._edge.node.tails.read(Revision(revision - 1), 1)
-        except (RevisionCompacted, RevisionInFuture):
-            return ""
-        return chunk.commits[0].label if chunk.commits else ""
 
     def _value_of(self, key: bytes, bytes_max: int) -> bytes | None:
         record = self._edge.node.space.get(key)
