@@ -1,0 +1,298 @@
+"""Tails over gRPC: contiguous, filtered, bounded, with snapshots, and ended with a reason."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+import trio
+
+from journal.errors import InvalidRequest, Overloaded, RevisionCompacted, RevisionInFuture, Unavailable
+from journal.limits import Limits
+from journal.offers import Delete, Offer, Put
+from journal.rpc import bridge, methods
+from journal.rpc.edge import EdgeLimits
+from journal.rpc.pb import journal_pb2 as pb
+from journal.types import Revision
+from tests.rpc.harness import Served, batch, guest, served, until
+
+ZERO = Revision(0)
+
+
+@contextlib.asynccontextmanager
+async def plain_tail(here: Served, request: pb.TailRequest) -> AsyncIterator[Any]:
+    """Tail as a client in any language does; gives a function that reads one message."""
+    call: Any = here.channel.unary_stream(
+        methods.TAIL.path,
+        request_serializer=methods.encode,
+        response_deserializer=methods.TAIL.decode_reply,
+    )(request)
+
+    async def read() -> Any:
+        return await call.read()
+
+    try:
+        yield lambda: bridge.host().run(read)
+    finally:
+        call.cancel()
+
+
+@guest
+async def test_a_tail_covers_every_revision_once_and_goes_on() -> None:
+    async with served() as here:
+        await here.put(b"a", b"1")
+        await here.connection.submit(batch(Offer((Put(b"b", b"2"),), label="who"), Offer((Delete(b"a"),))))
+        async with here.connection.tail(ZERO, []) as tail:
+            last, found = 0, []
+            while last < 3:
+                message = await anext(tail)
+                assert message.first == last + 1
+                last = message.last
+                found += message.commits
+            assert [commit.revision for commit in found] == [1, 2, 3]
+            assert found[1].label == "who"
+            assert found[2].changes[0].value is None
+            await here.put(b"c", b"3")
+            while last < 4:
+                message = await anext(tail)
+                assert message.first == last + 1
+                last = message.last
+            assert message.commits[0].changes == ((b"c", b"3", 0),)
+            assert message.current == 4
+
+
+@guest
+async def test_a_filter_hides_changes_but_never_revisions() -> None:
+    async with served() as here:
+        await here.offer(Put(b"task/1", b"x"), Put(b"other", b"y"))
+        await here.put(b"other")
+        await here.put(b"task/2")
+        async with here.connection.tail(ZERO, [b"task/", b"task/1", b"zzz"]) as tail:
+            last, found = 0, []
+            while last < 3:
+                message = await anext(tail)
+                assert message.first == last + 1
+                last = message.last
+                found += message.commits
+        assert [commit.revision for commit in found] == [1, 3]
+        assert [change.key for change in found[0].changes] == [b"task/1"]
+
+
+@guest
+async def test_an_idle_tail_says_so_at_once_and_then_from_time_to_time() -> None:
+    async with served() as here:
+        await here.put(b"a")
+        async with here.connection.tail(Revision(1), [], progress_interval_s=0.1) as tail:
+            for _ in range(3):
+                message = await anext(tail)
+                assert (message.first, message.last, list(message.commits)) == (2, 1, [])
+                assert message.current == 1
+
+
+@guest
+async def test_a_tail_into_the_future_or_the_forgotten_past_is_told_so() -> None:
+    async with served() as here:
+        for _ in range(5):
+            await here.put(b"a")
+        with pytest.raises(RevisionInFuture) as future:
+            async with here.connection.tail(Revision(2**40), []) as tail:
+                await anext(tail)
+        assert future.value.current == 5
+        await here.connection.compact(Revision(4))
+        with pytest.raises(RevisionCompacted):
+            async with here.connection.tail(ZERO, []) as tail:
+                await anext(tail)
+        async with here.connection.tail(Revision(4), []) as tail:
+            assert (await anext(tail)).commits[0].revision == 5
+
+
+@guest
+async def test_bad_prefixes_are_refused_and_tails_counted() -> None:
+    async with served(limits=Limits(tails_max=1)) as here:
+        for prefixes in ([b"k" * 5000], [b"%d" % number for number in range(2000)]):
+            with pytest.raises(InvalidRequest, match="prefixes"):
+                async with here.connection.tail(ZERO, prefixes) as tail:
+                    await anext(tail)
+        async with here.connection.tail(ZERO, []) as tail:
+            await anext(tail)
+            assert here.node.status().tails == 1
+            with pytest.raises(Overloaded, match="tails_max=1"):
+                async with here.connection.tail(ZERO, []) as second:
+                    await anext(second)
+        await until(lambda: here.node.status().tails == 0)
+
+
+@guest
+async def test_a_chunk_larger_than_a_message_is_sent_in_several() -> None:
+    async with served(limits=Limits(tail_message_bytes_max=1000)) as here:
+        offers = [Offer((Put(b"k%d" % number, bytes(300)),)) for number in range(10)]
+        await here.connection.submit(batch(*offers))
+        async with here.connection.tail(ZERO, []) as tail:
+            last, messages, found = 0, 0, []
+            while last < 10:
+                message = await anext(tail)
+                assert message.first == last + 1
+                assert (
+                    sum(len(change.value) for commit in message.commits for change in commit.changes) <= 1000
+                )
+                last = message.last
+                messages += 1
+                found += message.commits
+        assert messages >= 4
+        assert [commit.revision for commit in found] == list(range(1, 11))
+
+
+@guest
+async def test_a_slow_reader_holds_up_neither_the_node_nor_its_memory() -> None:
+    async with served() as here:
+        async with here.connection.tail(ZERO, []) as tail, here.connection.tail(ZERO, []) as quick:
+            for _ in range(200):
+                await here.put(b"k", bytes(50_000))
+            last = 0
+            while last < 200:
+                message = await anext(quick)
+                last = message.last
+            assert len(tail._messages) <= 4  # type: ignore[attr-defined]
+            last = 0
+            while last < 200:
+                message = await anext(tail)
+                assert message.first == last + 1
+                last = message.last
+
+
+@guest
+async def test_tails_that_keep_up_share_what_is_encoded() -> None:
+    async with served() as here:
+        async with here.connection.tail(ZERO, []) as one, here.connection.tail(ZERO, []) as two:
+            for tail in (one, two):
+                await anext(tail)
+            await here.put(b"k")
+            assert [list((await anext(tail)).commits) for tail in (one, two)][0] != []
+            assert (await here.connection.status()).revision == 1
+
+
+# -- the typed form and snapshots ---------------------------------------------------------------
+
+
+@guest
+async def test_plain_clients_get_typed_commits() -> None:
+    async with served() as here:
+        await here.offer(Put(b"a", b"1"), Delete(b"none"), label="me")
+        async with plain_tail(here, pb.TailRequest()) as read:
+            message = await read()
+            (commit,) = message.commits
+            assert (commit.revision, commit.label, commit.time_ms > 0) == (1, "me", True)
+            assert [(change.key, change.value) for change in commit.changes] == [(b"a", b"1")]
+            await here.offer(Delete(b"a"))
+            message = await read()
+            assert not message.commits[0].changes[0].HasField("value")
+
+
+@guest
+async def test_a_snapshot_first_and_then_what_follows() -> None:
+    async with served() as here:
+        offer = Offer(mutations=tuple(Put(b"task/%04d" % number, b"v") for number in range(700)))
+        await here.connection.submit(batch(offer, Offer((Put(b"other", b"v"),))))
+        request = pb.TailRequest(prefixes=[b"task/"], snapshot=pb.SNAPSHOT_MODE_FIRST)
+        async with plain_tail(here, request) as read:
+            pages = [await read()]
+            while not pages[-1].snapshot.end:
+                pages.append(await read())
+            keys = [record.key for page in pages for record in page.snapshot.records]
+            assert keys == [b"task/%04d" % number for number in range(700)]
+            assert [page.snapshot.begin for page in pages] == [True] + [False] * (len(pages) - 1)
+            assert {(page.first, page.last) for page in pages} == {(3, 2)}
+            await here.put(b"task/9999")
+            message = await read()
+            while not message.commits:
+                message = await read()
+            assert message.first == 3 and message.commits[0].revision == 3
+
+
+@guest
+async def test_a_snapshot_of_nothing_still_begins_and_ends() -> None:
+    async with served() as here, plain_tail(here, pb.TailRequest(snapshot=pb.SNAPSHOT_MODE_FIRST)) as read:
+        page = await read()
+        assert page.snapshot.begin and page.snapshot.end and not page.snapshot.records
+
+
+@guest
+async def test_a_reader_behind_the_compaction_gets_a_snapshot_if_it_asked_for_that() -> None:
+    async with served() as here:
+        for number in range(6):
+            await here.put(b"k%d" % (number % 2), b"%d" % number)
+        await here.connection.compact(Revision(5))
+        request = pb.TailRequest(after=1, snapshot=pb.SNAPSHOT_MODE_IF_COMPACTED)
+        async with plain_tail(here, request) as read:
+            page = await read()
+            assert page.snapshot.begin and page.snapshot.end and page.last == 6
+            assert [(record.key, record.value) for record in page.snapshot.records] == [
+                (b"k0", b"4"),
+                (b"k1", b"5"),
+            ]
+        request = pb.TailRequest(after=5, snapshot=pb.SNAPSHOT_MODE_IF_COMPACTED)
+        async with plain_tail(here, request) as read:
+            assert (await read()).commits[0].revision == 6
+
+
+# -- ends -----------------------------------------------------------------------------------
+
+
+@guest
+async def test_tails_end_with_a_reason_when_the_node_stops() -> None:
+    async with served(edge=EdgeLimits(progress_ms=60_000)) as here:
+        async with here.connection.tail(ZERO, [], progress_interval_s=60) as tail:
+            await anext(tail)
+            await bridge.host().run(here.server.aclose)
+            with pytest.raises(Unavailable, match="the node is stopping"):
+                await anext(tail)
+            with pytest.raises(Unavailable, match="the node is stopping"):
+                await anext(tail)
+
+
+@guest
+async def test_a_tail_that_is_left_is_gone_from_the_node() -> None:
+    async with served() as here:
+        with trio.move_on_after(0.1):
+            async with here.connection.tail(ZERO, []) as tail:
+                while True:
+                    await anext(tail)
+        await until(lambda: here.node.tails.open == 0)
+        assert not here.node.tails._waiters
+
+
+@guest
+async def test_an_error_in_the_body_comes_out_as_it_is() -> None:
+    async with served() as here:
+        with pytest.raises(ZeroDivisionError):
+            async with here.connection.tail(ZERO, []):
+                raise ZeroDivisionError
+
+
+@guest
+async def test_a_tail_of_nobody_is_unavailable() -> None:
+    async with served() as here:
+        nobody = await here.connector.connect("127.0.0.1:1")
+        with pytest.raises(Unavailable, match="127.0.0.1:1"):
+            async with nobody.tail(ZERO, []) as tail:
+                await anext(tail)
+
+
+@guest
+async def test_a_tail_does_not_begin_on_a_closed_server() -> None:
+    async with served() as here:
+        call: Any = here.channel.unary_stream(methods.TAIL.path, request_serializer=methods.encode)(
+            pb.TailRequest()
+        )
+
+        async def read_all() -> None:
+            async for _message in call:
+                await bridge.host().loop.create_task(here.server.aclose())
+
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            await bridge.host().run(read_all)
+        assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
