@@ -327,7 +327,7 @@ class _Check:
             )
         elif receipt.reason in ("read", "range"):
             true = self._stays_false(asked, receipt, highest)
-        elif receipt.reason == "expect" and dict(asked.expect).get(receipt.key):
+        elif receipt.reason == "expect" and 0 < dict(asked.expect).get(receipt.key, 0) <= lowest:
             true = self._moved_on(asked, receipt, highest)
         else:
             true = any(
@@ -356,7 +356,8 @@ class _Check:
         return named and receipt.revision in self.model.modifications(key, asked.at, highest)
 
     def _moved_on(self, asked: OfferAsked, receipt: Rejected, highest: int) -> bool:
-        """A key never returns to a modification revision: any later state of it is a true reason."""
+        """A key never returns to a modification revision that has been: any other state of it since
+        is a true reason."""
         key, expected = receipt.key, dict(asked.expect)[receipt.key]
         changes = self.model.modifications(key, 0, highest)
         if receipt.revision:

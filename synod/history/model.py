@@ -48,6 +48,8 @@ class Effects:
     changes: dict[str, Change] = field(default_factory=dict)
     computed: set[str] = field(default_factory=set)
     """Keys whose value is a map the journal computed: compared decoded, not by bytes."""
+    deleted: set[str] = field(default_factory=set)
+    """Keys that were deleted on the way: a later put of the same offer creates them anew."""
     granted: set[int] = field(default_factory=set)
     revoked: set[int] = field(default_factory=set)
 
@@ -88,9 +90,10 @@ class Model:
         """Make ``changes`` the next revision."""
         assert revision == self.revision + 1, (revision, self.revision)
         now = self.now
+        deleted = effects.deleted if effects is not None else set()
         for key, change in changes.items():
             old = now.version(key)
-            live = old is not None and old.value is not None
+            live = old is not None and old.value is not None and key not in deleted
             create = old.create if old is not None and live else revision
             count = old.version + 1 if old is not None and live else 1
             lease = change.lease if change.value is not None else 0
@@ -198,6 +201,8 @@ class _Overlay:
 
     def put(self, key: str, value: str | None, lease: int = 0, *, computed: bool = False) -> None:
         self.effects.changes[key] = Change(key, value, lease)
+        if value is None:
+            self.effects.deleted.add(key)
         (self.effects.computed.add if computed else self.effects.computed.discard)(key)
 
     def revision(self, key: str) -> int:
@@ -244,10 +249,11 @@ def _mutate(overlay: _Overlay, m: Mapping[str, Any]) -> Failure | None:
     elif "remove" in m:
         return _members(overlay, m["remove"], m, add=False)
     elif "lease_grant" in m:
-        if overlay.lease_exists(m["lease_grant"]):
-            return Failure("lease", "", 0, f"lease {m['lease_grant']} exists already")
-        overlay.effects.granted.add(m["lease_grant"])
-        overlay.effects.revoked.discard(m["lease_grant"])
+        lease = m["lease_grant"]
+        # One offer does not end a lease and renew it.
+        if overlay.lease_exists(lease) or lease in overlay.effects.revoked:
+            return Failure("lease", "", 0, f"lease {lease} exists already")
+        overlay.effects.granted.add(lease)
     elif "lease_revoke" in m:
         return _revoke(overlay, m["lease_revoke"])
     else:
