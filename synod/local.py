@@ -107,10 +107,12 @@ class LocalCluster:
         base_port: int | None = None,
         *,
         node_args: Sequence[str] = (),
+        agent_args: Sequence[str] = (),
         probe: Probe | None = None,
     ) -> LocalCluster:
         """Plan a new cluster; nothing is started. ``base_port`` None takes free ports; else node n
-        listens on ``base_port + n``. ``node_args`` are more arguments for each ``synod node``.
+        listens on ``base_port + n``. ``node_args`` and ``agent_args`` are more arguments for each
+        ``synod node`` and ``synod agent``.
 
         Raises ``LocalClusterError`` where the folder holds a cluster already or cannot be made.
         """
@@ -125,6 +127,7 @@ class LocalCluster:
             nodes=[NodePlan(n, f"{HOST}:{port}") for n, port in enumerate(ports, 1)],
             agents=[AgentPlan(n) for n in range(1, agents + 1)],
             node_args=list(node_args),
+            agent_args=list(agent_args),
         )
         try:
             cluster._log_folder.mkdir(parents=True, exist_ok=True)
@@ -356,6 +359,31 @@ class LocalCluster:
             time.sleep(pause_s)
             pause_s = min(pause_s * 1.5, 0.25)
 
+    def wait_agents(self, timeout_s: float = 30.0) -> None:
+        """Wait until every agent that runs is connected: tasks can be placed on it then.
+
+        Raises ``NotReady``; at once, where one that was started here has ended by itself.
+        """
+        deadline = time.monotonic() + timeout_s
+        pause_s = 0.05
+        while True:
+            self._raise_for_ended()
+            running = self.running()
+            wanted = {n: self._instance(n) for n in self.agents if f"agent-{n}" in running}
+            missing = sorted(wanted)
+            if wanted:
+                connected = self._connected(max(0.1, min(2.0, deadline - time.monotonic())))
+                missing = sorted(n for n, instance in wanted.items() if instance not in connected)
+            if not missing:
+                return
+            if time.monotonic() >= deadline:
+                names = [f"agent-{n}" for n in missing]
+                raise NotReady(
+                    self._explain(f"not connected after {timeout_s:.0f} s: {', '.join(names)}", *names)
+                )
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 1.5, 0.25)
+
     # -- the foreground `synod up` ----------------------------------------------------
 
     def adopt_supervisor(self) -> None:
@@ -415,6 +443,7 @@ class LocalCluster:
         command += ["--cpu", str(plan.cpu), "--memory", str(plan.memory)]
         for name, value in sorted(plan.attributes.items()):
             command += ["--attributes", f"{name}={value}"]
+        command += state.agent_args
         return self._spawn(state, plan.name, command)
 
     def _spawn(self, state: State, name: str, command: Sequence[str]) -> ProcessRef:
@@ -442,6 +471,24 @@ class LocalCluster:
                     raise LocalClusterError(f"{name} (pid {ref.pid}) did not end after {sig.name}")
                 state.running.pop(name, None)
                 self._file.write(state)
+
+    def _instance(self, agent: int) -> str | None:
+        """Return the container instance of an agent; None if it has not made its folder yet."""
+        try:
+            facts = json.loads((self.agent_folder(agent) / "agent.json").read_text())
+        except (OSError, ValueError):
+            return None
+        return str(facts.get("containerInstance"))
+
+    def _connected(self, timeout_s: float) -> set[str]:
+        from journal.errors import JournalError
+        from synod.probe import alive_instances
+
+        state = self._file.read()
+        try:
+            return alive_instances([plan.endpoint for plan in state.nodes], state.cluster, timeout_s)
+        except JournalError:
+            return set()
 
     def _ask(self, endpoints: Sequence[str], cluster: str, timeout_s: float) -> dict[str, NodeStatus | str]:
         if self._probe is None:

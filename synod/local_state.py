@@ -78,6 +78,7 @@ class State:
     nodes: list[NodePlan]
     agents: list[AgentPlan]
     node_args: list[str]
+    agent_args: list[str]
     running: dict[str, ProcessRef] = field(default_factory=dict)
 
     def dump(self) -> str:
@@ -93,6 +94,7 @@ class State:
             nodes=[NodePlan(**plan) for plan in data["nodes"]],
             agents=[AgentPlan(**plan) for plan in data["agents"]],
             node_args=data["node_args"],
+            agent_args=data["agent_args"],
             running={name: ProcessRef(**ref) for name, ref in data["running"].items()},
         )
 

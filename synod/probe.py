@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
+import outcome
 import trio
 
 from journal.errors import JournalError
+
+T = TypeVar("T")
 
 if TYPE_CHECKING:
     from journal.connection import Connector
@@ -16,26 +20,42 @@ if TYPE_CHECKING:
 
 
 def statuses(endpoints: Sequence[str], cluster: str | None, timeout_s: float) -> dict[str, NodeStatus | str]:
-    """Return by endpoint what each node says of itself, or in words why it says nothing.
-
-    It runs trio in a thread of its own, so that it may be called from anywhere: a script, a
-    notebook, or (blocking it) a trio task.
-    """
+    """Return by endpoint what each node says of itself, or in words why it says nothing."""
     answers: dict[str, NodeStatus | str] = {}
-    failure: list[BaseException] = []
+    in_thread(partial(_ask_all, endpoints, cluster, timeout_s, answers))
+    return answers
 
-    def run() -> None:
-        try:
-            trio.run(_ask_all, endpoints, cluster, timeout_s, answers)
-        except BaseException as error:
-            failure.append(error)
 
-    thread = threading.Thread(target=run, name="synod-probe")
+def alive_instances(endpoints: Sequence[str], cluster: str, timeout_s: float) -> set[str]:
+    """Return the container instances of the default cluster whose agents are connected.
+
+    Raises what ``Journal.scan`` raises.
+    """
+    return in_thread(partial(_alive_instances, endpoints, cluster, timeout_s))
+
+
+def in_thread(function: Callable[[], Awaitable[T]]) -> T:
+    """Run trio in a thread of its own, so that this may be called from anywhere: a script, a
+    notebook, or (blocking it) a trio task."""
+    result: list[outcome.Outcome[T]] = []
+    thread = threading.Thread(
+        target=lambda: result.append(outcome.capture(trio.run, function)), name="synod-probe"
+    )
     thread.start()
     thread.join()
-    if failure:
-        raise failure[0]
-    return answers
+    return result[0].unwrap()
+
+
+async def _alive_instances(endpoints: Sequence[str], cluster: str, timeout_s: float) -> set[str]:
+    from cluster.keys import DEFAULT_CLUSTER, alive, parse
+    from journal.client import ClientConfig, connect
+    from journal.offers import prefix_range
+
+    prefix = alive(DEFAULT_CLUSTER, "x")[:-1]
+    config = ClientConfig(timeout_s=timeout_s)
+    async with connect(endpoints, cluster=cluster, config=config) as journal:
+        reply = await journal.scan(*prefix_range(prefix))
+    return {parsed.instance for key, _record in reply.items if (parsed := parse(key))}
 
 
 async def _ask_all(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,20 +83,22 @@ def up(
 @dir_option
 @json_option
 def down(folder: Path, as_json: bool) -> None:
-    """Stop the cluster in --dir: agents, then nodes. The data stays; `synod up` starts it again.
+    """Stop the cluster in --dir: agents and their tasks, then nodes.
 
-    Only processes that the cluster started are stopped, and only if they are still the same ones.
+    The data stays; `synod up` starts it again. Only processes that the cluster started are
+    stopped, and only if they are still the same ones.
     """
     cluster = load_local(folder)
     running = cluster.running()
-    with progress(f"stopping {_count(running)}", quiet=as_json or not running):
+    tasks = len(cluster.tasks())
+    with progress(f"stopping {_count(running, tasks)}", quiet=as_json or not (running or tasks)):
         killed = cluster.stop()
     if as_json:
-        emit_json({"stopped": sorted(running), "killed": sorted(killed)})
-    elif not running:
+        emit_json({"stopped": sorted(running), "killed": sorted(killed), "tasks": tasks})
+    elif not (running or tasks):
         click.echo(f"nothing runs in {shown_path(cluster.folder)}")
     else:
-        click.echo(f"stopped {_count(running)}; the data stays in {shown_path(cluster.folder)}")
+        click.echo(f"stopped {_count(running, tasks)}; the data stays in {shown_path(cluster.folder)}")
         if killed:
             click.echo(f"  did not end by themselves and were killed: {', '.join(sorted(killed))}", err=True)
 
@@ -172,6 +174,8 @@ def _start(cluster: LocalCluster, agents: int | None, timeout_s: float, quiet: b
             cluster.wait_ready(timeout_s, on_wait=tell)
             for number in sorted({*cluster.agents, *range(1, (agents or 0) + 1)}):
                 cluster.start_agent(number)
+            tell("agents connect")
+            cluster.wait_agents(timeout_s)
     except BaseException:
         cluster.stop(only=set(cluster.running()) - set(before))
         raise
@@ -213,30 +217,28 @@ def _watch(cluster: LocalCluster, quiet: bool) -> None:
 
 def _stop_in_order(cluster: LocalCluster, quiet: bool) -> None:
     """Stop all of it; a second Ctrl-C kills what has not ended yet."""
-    running = cluster.running()
-    if not running:
+    running, tasks = cluster.running(), len(cluster.tasks())
+    if not (running or tasks):
         return
     killed: list[str]
     try:
-        with progress(f"stopping {_count(running)}", quiet=quiet):
+        with progress(f"stopping {_count(running, tasks)}", quiet=quiet):
             killed = cluster.stop()
     except KeyboardInterrupt:
         killed = list(cluster.running())
         cluster.kill_all()
     if not quiet:
-        click.echo(f"stopped {_count(running)}; the data stays in {shown_path(cluster.folder)}")
+        click.echo(f"stopped {_count(running, tasks)}; the data stays in {shown_path(cluster.folder)}")
     if killed:
         raise CommandFailed(f"did not end by themselves and were killed: {', '.join(sorted(killed))}")
 
 
-def _count(names: Sequence[str] | dict[str, int]) -> str:
-    """Return such as "3 nodes and 2 agents"."""
-    parts = []
-    for kind in ("node", "agent"):
-        number = sum(name.startswith(f"{kind}-") for name in names)
-        if number:
-            parts.append(f"{number} {kind}{'s' if number > 1 else ''}")
-    return " and ".join(parts) or "nothing"
+def _count(names: Iterable[str], tasks: int = 0) -> str:
+    """Return such as "3 nodes, 2 agents and 1 task"."""
+    kinds = [name.partition("-")[0] for name in names] + ["task"] * tasks
+    counts = [(kinds.count(kind), kind) for kind in ("node", "agent", "task")]
+    parts = [f"{number} {kind}{'s' if number > 1 else ''}" for number, kind in counts if number]
+    return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]])) or "nothing"
 
 
 def _ask_strangers(endpoints: Sequence[str], timeout_s: float) -> list[NodeView]:

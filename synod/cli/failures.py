@@ -74,6 +74,7 @@ _CODES = {
     "NotReady": UNAVAILABLE,
     "LocalClusterError": FAILED,
     "JournalError": FAILED,
+    "ClusterError": FAILED,
 }
 
 
@@ -115,6 +116,8 @@ _HINTS = {
     "Overloaded": "Try again a little later.",
     "WrongCluster": "The endpoints belong to another cluster than the one that was named.",
     "RevisionInFuture": "`synod status` shows each node's present revision.",
+    "TaskNotFound": "`synod ps --all` lists the tasks.",
+    "TaskAmbiguous": "Give more letters of its id; `synod ps --all` lists the tasks.",
     "LeaseNotFound": "Grant a new one with `synod lease grant TTL`.",
 }
 

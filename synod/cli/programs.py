@@ -8,6 +8,7 @@ import click
 
 from synod.cli.common import examples, parse_endpoints
 from synod.cli.failures import misuse
+from synod.cli.tasks import pairs
 
 log_options = (
     click.option(
@@ -122,6 +123,14 @@ def node(
 @click.option(
     "--attributes", multiple=True, metavar="NAME=VALUE", help="What placement may ask for; repeatable."
 )
+@click.option(
+    "--lease-ttl",
+    type=click.FloatRange(0.5, 3600),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long after its last word it counts as connected.",
+)
 @log_options[0]
 @log_options[1]
 def agent(
@@ -131,6 +140,7 @@ def agent(
     cpu: int,
     memory: int,
     attributes: tuple[str, ...],
+    lease_ttl: float,
     log_level: str,
     log_format: str,
 ) -> int:
@@ -138,10 +148,18 @@ def agent(
 
     On SIGTERM it stops, and its tasks go on; started again on the same folder, it takes them back.
     """
-    pairs: dict[str, str] = {}
-    for attribute in attributes:
-        name, equals, value = attribute.partition("=")
-        if not (name and equals):
-            raise click.BadParameter(f"{attribute!r} is not NAME=VALUE", param_hint="'--attributes'")
-        pairs[name] = value
-    raise NotImplementedError
+    from agent.main import AgentOptions, run
+
+    return run(
+        AgentOptions(
+            endpoints=parse_endpoints(endpoints),
+            folder=folder,
+            cluster=cluster_name,
+            cpu=cpu,
+            memory=memory,
+            attributes=pairs(attributes, "--attributes"),
+            lease_ttl_s=lease_ttl,
+            log_level=log_level,
+            log_format=log_format,
+        )
+    )

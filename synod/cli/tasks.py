@@ -2,37 +2,368 @@
 
 from __future__ import annotations
 
+import datetime
+import random
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
 import click
 
-from synod.cli.common import Target, target_options
+from synod.cli.common import Target, examples, target_options, with_journal
+from synod.cli.failures import DONE, FAILED, REJECTED, UNAVAILABLE, CommandFailed, misuse
+from synod.cli.output import emit_bytes, emit_json, table
+
+if TYPE_CHECKING:
+    from cluster.feed import ClusterFeed
+    from cluster.ops import TaskRow
+    from cluster.state import TaskView
+    from journal.client import Journal
+    from schedulers.run_task import RunResult
+
+SHOWN_TASK = 12
+SHOWN_INSTANCE = 8
+FOLLOW_INTERVAL_S = 0.2
+LOG_PIECE_BYTES = 1 << 16
+STRATEGIES = ("random", "binpack:cpu", "binpack:memory")
+
+cluster_name_option = click.option(
+    "--cluster-name", default="default", show_default=True, help="The cluster of instances and tasks."
+)
 
 
-@click.command("run")
+@click.command(
+    "run",
+    epilog=examples(
+        "synod run -- sleep 60",
+        "synod run --cpu 512 --memory 256 --count 5 -- sh -c 'echo hello; sleep 60'",
+        "synod run --wait -- ./job.sh               exit code 1 if the job's is not 0",
+        "synod run --strategy binpack:memory --attributes rack=a -- sleep 60",
+        "synod run --env GREETING=hello --port 8080 -- python3 -m http.server 8080",
+    ),
+)
 @target_options
 @click.argument("command", nargs=-1, required=True)
-def run_task(target: Target, command: tuple[str, ...]) -> None:
-    """Run COMMAND as a task."""
-    raise NotImplementedError
+@click.option("--cpu", type=click.IntRange(1), default=128, show_default=True, help="1024 is one core.")
+@click.option("--memory", type=click.IntRange(1), default=64, show_default=True, help="MiB.")
+@click.option("--count", type=click.IntRange(1, 10_000), default=1, show_default=True, help="How many tasks.")
+@click.option("--strategy", type=click.Choice(STRATEGIES), default="random", show_default=True)
+@click.option(
+    "--attributes", multiple=True, metavar="NAME=VALUE", help="What an instance must have; repeatable."
+)
+@click.option("--env", multiple=True, metavar="NAME=VALUE", help="A variable for the command; repeatable.")
+@click.option(
+    "--port", "ports", type=click.IntRange(1, 65_535), multiple=True, help="A host port it needs; repeatable."
+)
+@click.option("--cwd", default="", help="Where it runs.  [default: a folder of its own]")
+@click.option(
+    "--stop-timeout",
+    type=click.IntRange(1),
+    default=30,
+    show_default=True,
+    metavar="SECONDS",
+    help="From SIGTERM to SIGKILL.",
+)
+@click.option("--family", default="", help="The task definition's family.  [default: after the command]")
+@click.option("--wait", is_flag=True, help="Wait until the tasks have stopped.")
+@cluster_name_option
+def run_task(
+    target: Target,
+    command: tuple[str, ...],
+    attributes: tuple[str, ...],
+    env: tuple[str, ...],
+    ports: tuple[int, ...],
+    cwd: str,
+    stop_timeout: int,
+    wait: bool,
+    cluster_name: str,
+    **what: Any,
+) -> int:
+    """Run COMMAND as a task (or --count of them) wherever there is room.
+
+    Exit code 2 where some found no place: each instance's reason is printed.
+    """
+    options = {
+        **what,
+        "attributes": pairs(attributes, "--attributes"),
+        "environment": pairs(env, "--env"),
+        "ports": ports,
+        "working_directory": cwd,
+        "stop_timeout_s": stop_timeout,
+        "cluster": cluster_name,
+        "started_by": "synod-run",
+    }
+    return with_journal(target, lambda journal: _run(journal, target, command, options, wait), forever=wait)
 
 
-@click.command()
+async def _run(
+    journal: Journal, target: Target, command: Sequence[str], options: dict[str, Any], wait: bool
+) -> int:
+    from cluster.codec import RecordInvalid
+    from cluster.keys import NameInvalid
+    from schedulers.placement import Strategy
+    from schedulers.run_task import run_command, wait_tasks
+
+    options["strategy"] = Strategy(options["strategy"])
+    async with _feed(journal, target) as feed:
+        try:
+            result = await run_command(
+                journal, feed, command, rng=random.SystemRandom(), wall=time.time, **options
+            )
+        except (RecordInvalid, NameInvalid) as error:
+            raise misuse(str(error)) from None
+        code = _code_of_run(result)
+        rows = None
+        if not target.as_json:
+            _show_run(result)
+        if wait and result.placed:
+            views = await wait_tasks(feed, options["cluster"], [placed.task for placed in result.placed])
+            rows = _rows(views)
+            code = code or (FAILED if any(row.exit_code != 0 for row in rows) else DONE)
+        if target.as_json:
+            emit_json(_run_json(result, rows))
+        elif rows:
+            _show_tasks(rows, options["cluster"], feed.state.revision, as_json=False)
+        return code
+
+
+@click.command(epilog=examples("synod ps", "synod ps --all", "synod ps --json | jq -r '.tasks[] | .task'"))
 @target_options
-def ps(target: Target) -> None:
-    """List tasks."""
-    raise NotImplementedError
+@click.option("--all", "-a", "everything", is_flag=True, help="Stopped tasks too.")
+@cluster_name_option
+def ps(target: Target, everything: bool, cluster_name: str) -> None:
+    """List the tasks that run or should run."""
+
+    async def show(journal: Journal) -> None:
+        from cluster.ops import list_tasks
+
+        async with _feed(journal, target) as feed:
+            rows = list_tasks(feed.state, cluster_name, include_stopped=everything)
+            _show_tasks(rows, cluster_name, feed.state.revision, target.as_json)
+
+    with_journal(target, show)
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "synod logs 3f2a91                the first letters of the task's id are enough",
+        "synod logs 3f2a91 --follow       until the task has stopped",
+        "synod logs 3f2a91 --lines 20",
+    )
+)
 @target_options
 @click.argument("task")
-def logs(target: Target, task: str) -> None:
-    """Print a task's output."""
-    raise NotImplementedError
+@click.option("--follow", "-f", is_flag=True, help="Go on until the task has stopped.")
+@click.option("--lines", "-n", type=click.IntRange(0), help="Only the last so many lines.")
+@click.option("--container", help="Only this container's.")
+@cluster_name_option
+def logs(
+    target: Target, task: str, follow: bool, lines: int | None, container: str | None, cluster_name: str
+) -> None:
+    """Print what a task has written. Its agent must be on this machine."""
+
+    async def show(journal: Journal) -> None:
+        import trio
+
+        from cluster.ops import find_task
+
+        async with _feed(journal, target) as feed:
+            view = find_task(feed.state, cluster_name, task)
+            with _LogReader(feed, view, container) as reader:
+                reader.print_new(lines)
+                while follow and not _has_stopped(feed, view):
+                    with trio.move_on_after(FOLLOW_INTERVAL_S):
+                        await feed.step()
+                    reader.print_new()
+
+    with_journal(target, show, forever=follow)
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "synod stop 3f2a91                the first letters of the task's id are enough",
+        "synod stop 3f2a91 77b0 --wait --reason 'wrong version'",
+    )
+)
 @target_options
-@click.argument("task")
-def stop(target: Target, task: str) -> None:
-    """Stop a task."""
-    raise NotImplementedError
+@click.argument("tasks", nargs=-1, required=True, metavar="TASK…")
+@click.option("--reason", default="Task stopped by user", help="Kept with the task.")
+@click.option("--wait", is_flag=True, help="Wait until they have stopped.")
+@cluster_name_option
+def stop(target: Target, tasks: tuple[str, ...], reason: str, wait: bool, cluster_name: str) -> None:
+    """Stop tasks: SIGTERM, and SIGKILL after their stop timeout."""
+
+    async def ask(journal: Journal) -> None:
+        from cluster.ops import find_task, stop_task
+        from schedulers.run_task import wait_tasks
+
+        async with _feed(journal, target) as feed:
+            views = [find_task(feed.state, cluster_name, task) for task in tasks]
+            newest = 0
+            for view in views:
+                newest = max(newest, await stop_task(journal, view, now=time.time(), reason=reason) or 0)
+            await feed.reached(newest)
+            if wait:
+                views = await wait_tasks(feed, cluster_name, [view.id for view in views])
+            rows = _rows(feed.state.task(cluster_name, view.id) or view for view in views)
+            if target.as_json or wait:
+                _show_tasks(rows, cluster_name, feed.state.revision, target.as_json)
+            else:
+                for row in rows:
+                    click.echo(
+                        f"{row.task[:SHOWN_TASK]} stops"
+                        if row.stopped_at is None
+                        else f"{row.task} had stopped"
+                    )
+
+    with_journal(target, ask, forever=wait)
+
+
+# -- the state -------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _feed(journal: Journal, target: Target) -> AsyncIterator[ClusterFeed]:
+    """Open the cluster's state within the target's timeout."""
+    import trio
+
+    from cluster.feed import follow
+
+    async with AsyncExitStack() as stack:
+        with trio.move_on_after(target.timeout_s) as scope:
+            feed = await stack.enter_async_context(follow(journal))
+        if scope.cancelled_caught:
+            raise CommandFailed(
+                f"the journal did not answer within {target.timeout_s:g} s",
+                code=UNAVAILABLE,
+                hint="`synod status` shows which nodes run and whether they have a leader.",
+            )
+        yield feed
+
+
+def _has_stopped(feed: ClusterFeed, view: TaskView) -> bool:
+    now = feed.state.task(view.cluster, view.id)
+    return now is None or now.stopped
+
+
+class _LogReader:
+    """Prints what is new in a task's log files, also where a file was put aside for a new one."""
+
+    def __init__(self, feed: ClusterFeed, view: TaskView, container: str | None) -> None:
+        self._feed = feed
+        self._view = view
+        self._container = container
+        self._open: dict[tuple[int, int], BinaryIO] = {}
+
+    def __enter__(self) -> _LogReader:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        for file in self._open.values():
+            file.close()
+
+    def print_new(self, lines: int | None = None) -> None:
+        """Print all that was not printed yet; of that only the last ``lines``, if given."""
+        data = bytearray()
+        for path in self._paths():
+            file = self._file(path)
+            while piece := file.read(LOG_PIECE_BYTES):
+                data += piece
+                if lines is None:
+                    emit_bytes(bytes(data))
+                    data.clear()
+        if lines:
+            emit_bytes(b"".join(data.splitlines(keepends=True)[-lines:]))
+
+    def _paths(self) -> list[Path]:
+        from agent.logs import find_logs
+
+        return find_logs(self._feed.state, self._view, self._container)
+
+    def _file(self, path: Path) -> BinaryIO:
+        """Return the open file: known by its inode, it stays the same one after a renaming."""
+        fresh = path.open("rb")
+        facts = path.stat()
+        known = self._open.setdefault((facts.st_dev, facts.st_ino), fresh)
+        if known is not fresh:
+            fresh.close()
+        return known
+
+
+# -- what is shown -----------------------------------------------------------------------
+
+
+def pairs(texts: Iterable[str], option: str) -> dict[str, str]:
+    """Return a mapping of ``NAME=VALUE`` texts. Raises BadParameter naming the wrong one."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise click.BadParameter(f"{text!r} is not NAME=VALUE", param_hint=f"'{option}'")
+        found[name] = value
+    return found
+
+
+def _run_json(result: RunResult, rows: Sequence[TaskRow] | None) -> dict[str, Any]:
+    shown = {
+        "placed": [asdict(placed) for placed in result.placed],
+        "failures": [_plain(asdict(failure)) for failure in result.failures],
+        "conflicts": result.conflicts,
+        "revision": result.at,
+    }
+    return shown if rows is None else {**shown, "tasks": [_plain(asdict(row)) for row in rows]}
+
+
+def _show_run(result: RunResult) -> None:
+    for placed in result.placed:
+        click.echo(f"{placed.task}  on instance {placed.instance[:SHOWN_INSTANCE]}")
+    reasons: dict[str, int] = {}
+    for failure in result.failures:
+        reasons[failure.reason] = reasons.get(failure.reason, 0) + 1
+    for reason, number in reasons.items():
+        click.echo(f"synod: {number} task{'s' if number > 1 else ''} not placed: {reason}", err=True)
+
+
+def _code_of_run(result: RunResult) -> int:
+    codes = {failure.code for failure in result.failures}
+    if codes & {"UNKNOWN", "UNAVAILABLE"}:
+        return UNAVAILABLE
+    return REJECTED if codes else DONE
+
+
+def _rows(views: Iterable[TaskView]) -> list[TaskRow]:
+    from cluster.ops import task_row
+
+    return [task_row(view) for view in views]
+
+
+def _show_tasks(rows: Sequence[TaskRow], cluster: str, revision: int, as_json: bool) -> None:
+    if as_json:
+        emit_json({"cluster": cluster, "revision": revision, "tasks": [_plain(asdict(row)) for row in rows]})
+        return
+    columns = ("task", "status", "instance", "definition", "cpu", "memory", "created", "exit", "reason")
+    table(columns, [_cells(row) for row in rows], right=("cpu", "memory", "exit"))
+
+
+def _cells(row: TaskRow) -> tuple[object, ...]:
+    stopping = row.desired_status == "STOPPED" and row.last_status != "STOPPED"
+    created = datetime.datetime.fromtimestamp(row.created_at).strftime("%m-%d %H:%M:%S")
+    return (
+        row.task[:SHOWN_TASK],
+        "STOPPING" if stopping else row.last_status,
+        row.instance[:SHOWN_INSTANCE],
+        row.definition,
+        row.cpu,
+        row.memory,
+        created,
+        "-" if row.exit_code is None else row.exit_code,
+        row.reason,
+    )
+
+
+def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields for programs, without those that say nothing."""
+    return {name: value for name, value in fields.items() if value not in (None, "", (), {})}

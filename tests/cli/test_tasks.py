@@ -1,0 +1,178 @@
+"""Tasks through the command line: one node, two agents, real processes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from synod.local import LocalCluster
+from synod.processes import ProcessRef
+from tests.cli.conftest import FAST, READY_S, Done, Synod, synod_process
+
+SLEEP = ("--", "sh", "-c", "echo hello from $SYNOD_TASK; exec sleep 300")
+
+
+@pytest.fixture(scope="module")
+def agents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """One node, and two agents of two cores each."""
+    cluster = LocalCluster.create(tmp_path_factory.mktemp("tasks"), nodes=1, node_args=FAST)
+    try:
+        cluster.start()
+        for agent in (1, 2):
+            cluster.start_agent(agent, cpu=2048, memory=1024, attributes={"rack": f"r{agent}"})
+        cluster.wait_ready(READY_S)
+        cluster.wait_agents(READY_S)
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture(autouse=True)
+def here(agents: LocalCluster, monkeypatch: pytest.MonkeyPatch, synod: Synod) -> Iterator[LocalCluster]:
+    """Found by every command; each test begins and ends with no task running."""
+    monkeypatch.setenv("SYNOD_DIR", str(agents.folder))
+    yield agents
+    running = [task["task"] for task in tasks(synod)]
+    if running:
+        assert synod("stop", "--wait", *running).code == 0
+
+
+def tasks(synod: Synod, *options: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = synod("ps", "--json", *options).json["tasks"]
+    return found
+
+
+def placed(done: Done) -> list[str]:
+    assert done.code == 0, done
+    return [line.split()[0] for line in done.out.splitlines()]
+
+
+def wait_for_output(synod: Synod, task: str) -> str:
+    """The log appears a moment after the task was placed; pytest's timeout is the deadline."""
+    while not (done := synod("logs", task)).out:
+        assert done.code == 0, done
+    return done.out
+
+
+def test_run_ps_logs_stop(synod: Synod) -> None:
+    [task] = placed(synod("run", "--cpu", "256", "--memory", "32", *SLEEP))
+    assert wait_for_output(synod, task) == f"hello from {task}\n"
+    [row] = tasks(synod)
+    assert (row["task"], row["last_status"], row["cpu"], row["memory"]) == (task, "RUNNING", 256, 32)
+    table = synod("ps").out
+    assert task[:12] in table and "RUNNING" in table and "run-sh:" in table
+
+    assert synod("stop", task[:8], "--wait", "--reason", "enough").code == 0
+    assert tasks(synod) == []
+    [row] = [row for row in tasks(synod, "--all") if row["task"] == task]
+    assert (row["last_status"], row["exit_code"], row["reason"]) == ("STOPPED", 143, "enough")
+    assert synod("logs", task).out == f"hello from {task}\n"
+    assert "had stopped" in synod("stop", task).out
+
+
+def test_wait_gives_the_exit_code(synod: Synod) -> None:
+    assert synod("run", "--wait", "--", "true").code == 0
+    done = synod("run", "--wait", "--json", "--", "sh", "-c", "exit 7")
+    assert done.code == 1
+    [task] = done.json["tasks"]
+    assert (task["exit_code"], task["last_status"]) == (7, "STOPPED")
+    missing = synod("run", "--wait", "--", "/no/such/program")
+    assert missing.code == 1
+    assert "command not found" in missing.out
+
+
+def test_no_room_is_2_with_every_instances_reason(synod: Synod) -> None:
+    done = synod("run", "--cpu", "1024", "--count", "6", *SLEEP)
+    assert done.code == 2
+    assert len(done.out.splitlines()) == 4
+    assert "2 tasks not placed: " in done.err
+    assert done.err.count("needs 1024 CPU units, 0 left") == 2
+    fault = synod("run", "--cpu", "1024", "--json", *SLEEP)
+    assert fault.code == 2
+    [failure] = fault.json["failures"]
+    assert failure["code"] == "RESOURCE:CPU"
+    assert len(failure["instances"]) == 2
+
+
+def test_attributes_ports_and_environment(synod: Synod) -> None:
+    done = synod(
+        "run",
+        "--attributes",
+        "rack=r2",
+        "--env",
+        "A=b",
+        "--port",
+        "8080",
+        "--",
+        "sh",
+        "-c",
+        "echo $A; exec sleep 300",
+    )
+    [task] = placed(done)
+    assert wait_for_output(synod, task) == "b\n"
+    again = synod("run", "--attributes", "rack=r2", "--port", "8080", "--", "true")
+    assert again.code == 2
+    assert "8080" in again.err and "rack" in again.err
+    assert synod("run", "--attributes", "rack", "--", "true").code == 64
+    assert synod("run", "--env", "=x", "--", "true").code == 64
+
+
+def test_logs_follow_until_it_stops(synod: Synod, here: LocalCluster) -> None:
+    [task] = placed(synod("run", "--", "sh", "-c", "echo one; sleep 1; echo two; sleep 1; printf three"))
+    with synod_process("logs", task[:10], "--follow", "--dir", str(here.folder)) as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (0, "one\ntwo\nthree", "")
+    assert synod("logs", task, "--lines", "1").out == "three"
+    assert synod("logs", task, "--lines", "2").out == "two\nthree"
+
+
+def test_wrong_names(synod: Synod) -> None:
+    for command in ("logs", "stop"):
+        done = synod(command, "nosuchtask")
+        assert done.code == 1
+        assert "has no task nosuchtask" in done.err and "synod ps" in done.err
+    assert synod("ps", "--cluster-name", "other", "--json").json["tasks"] == []
+    refused = synod("run", "--cluster-name", "no/slash", "--", "true")
+    assert refused.code in (2, 64)
+
+
+def test_a_task_outlives_its_agent_and_comes_back_to_it(synod: Synod, here: LocalCluster) -> None:
+    [task] = placed(synod("run", "--attributes", "rack=r1", *SLEEP))
+    wait_for_output(synod, task)
+    [supervisor] = here.tasks()
+    here.kill_agent(1)
+    assert supervisor.alive
+    here.start_agent(1)
+    here.wait_agents(READY_S)
+    assert [row["task"] for row in tasks(synod)] == [task]
+    assert here.tasks() == [supervisor]
+    assert synod("stop", "--wait", task).code == 0
+    assert not supervisor.alive
+
+
+def test_down_stops_tasks_and_up_reports_them(synod: Synod, here: LocalCluster) -> None:
+    [task] = placed(synod("run", *SLEEP))
+    wait_for_output(synod, task)
+    [supervisor] = here.tasks()
+    done = synod("down")
+    assert done.out.startswith("stopped 1 node, 2 agents and 1 task")
+    assert not supervisor.alive
+    assert here.tasks() == []
+    assert synod("up", "--detach").code == 0
+    with synod_process("logs", task, "--follow", "--dir", str(here.folder)) as process:
+        process.communicate(timeout=60)  # returns when its agent has reported that it stopped
+    [row] = [row for row in tasks(synod, "--all") if row["task"] == task]
+    assert (row["last_status"], row["exit_code"]) == ("STOPPED", 143)
+
+
+def test_the_process_is_in_a_group_of_its_own(synod: Synod, here: LocalCluster) -> None:
+    [task] = placed(synod("run", "--", "sh", "-c", "sleep 300 & echo $!; wait"))
+    child = int(wait_for_output(synod, task))
+    ref = ProcessRef.of(child)
+    assert ref is not None
+    assert synod("stop", "--wait", task).code == 0
+    assert not ref.alive
+    assert json.loads(synod("ps", "--json").out)["tasks"] == []
