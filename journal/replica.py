@@ -24,7 +24,7 @@ from sortedcontainers import SortedDict
 from journal.client.tails import SnapshotPage, Tail
 from journal.commits import Commit
 from journal.connection import TailMessage
-from journal.errors import JournalError
+from journal.errors import JournalError, Unavailable
 from journal.types import Revision
 from journal.versions import Record
 
@@ -112,6 +112,8 @@ class Replica:
         except JournalError as error:
             log.warning("replica at revision %d ends: %s", self.revision, error)
             self._failed = error
+        finally:
+            self._failed = self._failed or Unavailable("the replica is closed")
             self._moved.unpark_all()
 
     def _fill(self, page: SnapshotPage) -> None:

@@ -90,10 +90,10 @@ class SyncJournal:
         """As ``Journal.transact``; ``function`` runs in a worker thread, perhaps several times."""
 
         async def run(transaction: Transaction) -> T:
-            value: T = await trio.to_thread.run_sync(function, SyncTransaction(transaction))
-            return value
+            return await trio.to_thread.run_sync(function, SyncTransaction(transaction))
 
-        return self._portal(self._journal.transact, run, label=label, timeout_s=timeout_s)
+        result: T = self._portal(self._journal.transact, run, label=label, timeout_s=timeout_s)
+        return result
 
     def get(
         self, key: bytes, *, at: int | None = None, consistency: Consistency = LINEARIZABLE

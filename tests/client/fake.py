@@ -20,6 +20,7 @@ from typing import Any
 import msgpack
 import trio
 
+from journal.client import ClientConfig, Journal, connect
 from journal.commits import Change, Commit
 from journal.connection import Connection, Consistency, GetReply, Level, NotSent, ScanReply, TailMessage
 from journal.connection_local import filtered
@@ -506,3 +507,18 @@ class FakeConnection:
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()
         self._closed = True
+
+
+@asynccontextmanager
+async def client(cluster: FakeCluster, seed: int = 1, **settings: Any) -> AsyncIterator[Journal]:
+    """A client of ``cluster``, whose late messages travel until the end of the block."""
+    async with trio.open_nursery() as nursery:
+        cluster.nursery = nursery
+        async with connect(
+            cluster.endpoints,
+            connector=cluster,
+            config=ClientConfig(**settings),
+            rng=random.Random(seed),
+        ) as journal:
+            yield journal
+        nursery.cancel_scope.cancel()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import msgpack
@@ -12,7 +10,6 @@ import pytest
 import trio
 
 from journal.client import (
-    ClientConfig,
     Journal,
     OfferRejected,
     OffersUnresolved,
@@ -25,22 +22,7 @@ from journal.errors import JournalError, OfferInvalid, Overloaded, Unavailable, 
 from journal.limits import Limits
 from journal.offers import Adjust, Offer, Put, Reason, Rejected, pack_batch, pack_offer, unpack_batch
 
-from .fake import LATENCY_S, FakeCluster, Fate, Faults
-
-
-@asynccontextmanager
-async def client(cluster: FakeCluster, seed: int = 1, **settings: Any) -> AsyncIterator[Journal]:
-    """A client of ``cluster``, whose late messages travel until the end of the block."""
-    async with trio.open_nursery() as nursery:
-        cluster.nursery = nursery
-        async with connect(
-            cluster.endpoints,
-            connector=cluster,
-            config=ClientConfig(**settings),
-            rng=random.Random(seed),
-        ) as journal:
-            yield journal
-        nursery.cancel_scope.cancel()
+from .fake import LATENCY_S, FakeCluster, Fate, Faults, client
 
 
 def put(key: bytes, value: bytes = b"") -> Offer:
