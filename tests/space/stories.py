@@ -363,3 +363,150 @@ def play(story: list[tuple[str, Any]], **twin_options: int) -> Counter[str]:
     playing.compare_states()
     playing.compare_history()
     return playing.tally
+
+
+# -- directed stories -------------------------------------------------------------
+
+
+def offered(*mutations: Mutation, back: int = 0, reads: Any = (), ranges: Any = (), expect: Any = ()) -> Any:
+    return {"back": back, "reads": reads, "ranges": ranges, "expect": expect, "mutations": mutations}
+
+
+def sent(*found: Any, client: bytes = b"", ack: int = 0, back: int = 0, again: int = 0, gap: int = 0) -> Any:
+    return {"client": client, "ack": ack, "back": back, "again": again, "gap": gap, "offers": found}
+
+
+def slot_of(*found: Any) -> tuple[str, Any]:
+    return "offers", found
+
+
+def one(*mutations: Mutation, **conditions: Any) -> tuple[str, Any]:
+    """A slot of one offer of nobody in particular."""
+    return slot_of(sent(offered(*mutations, **conditions)))
+
+
+FLUSH = ("flush", 100)
+SWEEP = ("sweep", 1000)
+CRASH = ("crash", None)
+A, B, C = Put(b"a", b"1"), Put(b"b", b"1"), Put(b"c", b"1")
+
+DIRECTED: dict[str, list[tuple[str, Any]]] = {
+    "a flag is not a number": [one(Adjust(b"a", {"x": 1}))],
+    "delete_range sees what its own offer put and deleted": [
+        one(C, DeleteRange(b"b\xff\xff", b"")),
+        one(Delete(b"a"), DeleteRange(b"a", b"b"), Put(b"a", b"2")),
+    ],
+    "a key that its own offer unbinds outlives the lease": [one(Put(b"ab", b"1"), LeaseRevoke(1))],
+    "a key that its own offer binds ends with the lease": [one(Put(b"c", b"1", 1), LeaseRevoke(1))],
+    "an offer may grant a lease and use it, but not revoke one and grant it again": [
+        one(LeaseGrant(2, 1000), Put(b"c", b"1", 2)),
+        one(LeaseRevoke(2), LeaseGrant(2, 1000)),
+        one(LeaseGrant(3, 1000), Put(b"c", b"2", 3), LeaseRevoke(3)),
+    ],
+    "a tombstone made after the compaction revision stays": [
+        one(Delete(b"a")),
+        one(A),
+        one(Delete(b"a")),
+        ("compact", 2),  # revision 3: between the two deletions
+        FLUSH,
+        SWEEP,
+        FLUSH,
+        CRASH,
+        one(B, back=1, reads=[b"a"]),
+    ],
+    "a key that was deleted and made again survives the sweep": [
+        one(Delete(b"a")),
+        one(A),
+        ("compact", 1),
+        FLUSH,
+        SWEEP,
+        FLUSH,
+        CRASH,
+    ],
+    "compaction forgets a key that nothing but its tombstone is left of": [
+        one(Delete(b"a")),
+        one(B),
+        ("compact", 1),
+        FLUSH,
+        SWEEP,
+        FLUSH,
+        CRASH,
+        one(A, reads=[b"a"]),
+        one(A, expect=[(b"a", True)]),
+    ],
+    "compaction does not go backwards": [one(A), one(A), ("compact", 1), ("compact", 3)],
+    "of a range the lowest changed key is named, be it from this slot or an older one": [
+        one(B),
+        slot_of(sent(offered(A), offered(C, back=1, ranges=[(b"a", b"d")]))),
+        one(A),
+        slot_of(sent(offered(B), offered(C, back=1, ranges=[(b"a", b"d")]))),
+    ],
+    "a change is found among merged runs": [one(B), one(A), one(C, back=2, ranges=[(b"a", b"a\x00")])],
+    "a key that is there now may be gone when its turn comes": [
+        slot_of(sent(offered(Delete(b"a")), offered(C, expect=[(b"a", False)]))),
+    ],
+    "a number stays within 64 bits": [
+        one(Adjust(b"a", {"cpu": 2**63 - 2})),
+        one(Adjust(b"a", {"cpu": 1})),
+        one(Adjust(b"b", {"cpu": -(2**63)})),
+        one(Adjust(b"b", {"cpu": -1})),
+    ],
+    "bounds hold on both sides": [
+        one(Adjust(b"a", {"cpu": -2}, {"cpu": 0}, {"cpu": 9})),
+        one(Adjust(b"a", {"cpu": 9}, {"cpu": 0}, {"cpu": 9})),
+        one(Adjust(b"a", {"cpu": -1}, {"cpu": 0}, {"cpu": 9})),
+        one(Adjust(b"a", {"cpu": 9}, {"cpu": 0}, {"cpu": 9})),
+    ],
+    "what its slot changed before at does not count against a range": [
+        slot_of(sent(offered(A), offered(B))),
+        one(C, back=1, ranges=[(b"a", b"a\x00")]),
+    ],
+    "a change right after an old read is found": [
+        *(one(Put(b"ab", b"%d" % number)) for number in range(3)),
+        one(A),
+        *(one(Put(b"b", b"%d" % number)) for number in range(3)),
+        FLUSH,
+        CRASH,
+        one(C, back=4, ranges=[(b"a", b"a\x00")]),
+        one(C, back=3, ranges=[(b"a", b"a\x00")]),
+        one(C, back=6, ranges=[(b"a", b"a\x00")]),
+    ],
+    "several mutations of a key in one offer make one version": [one(A, A), one(Delete(b"a"), A, A), one(A)],
+    "a client that was forgotten is refused after a restart too": [
+        slot_of(sent(offered(A), client=b"x")),
+        slot_of(sent(offered(A), client=b"y")),
+        slot_of(sent(offered(A), client=b"zz")),
+        FLUSH,
+        CRASH,
+        slot_of(sent(offered(A), client=b"x", again=1, back=3)),
+        slot_of(sent(offered(A), client=b"x", again=1, back=2)),
+    ],
+    "who was idle longest is remembered over a restart": [
+        slot_of(sent(offered(A), client=b"y")),
+        slot_of(sent(offered(A), client=b"x")),
+        FLUSH,
+        CRASH,
+        slot_of(sent(offered(A), client=b"zz")),
+        slot_of(sent(offered(A), client=b"x", again=1, back=0)),
+    ],
+    "a repetition in the same slot gets the first verdict": [
+        slot_of(
+            sent(offered(A, expect=[(b"c", True)]), offered(C), client=b"x"),
+            sent(offered(B), client=b"x", again=2),
+            sent(offered(B), client=b"x", again=3, ack=2),
+        ),
+        FLUSH,
+        CRASH,
+        slot_of(sent(offered(B), client=b"x", again=4, ack=1)),
+    ],
+    "what was read at a revision stays readable while later slots wait for the disk": [
+        one(A),
+        FLUSH,
+        one(Put(b"a", b"2")),
+        one(Delete(b"a")),
+        ("flush", 1),
+        one(Put(b"a", b"3"), Put(b"c", b"3")),
+        one(DeleteRange(b"", b"")),
+    ],
+}
+"""What the random stories find seldom, and once found is better told by name."""

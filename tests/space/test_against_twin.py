@@ -8,9 +8,22 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from journal import sessions, space
+from journal import sessions
 from journal.offers import Reason
-from tests.space.stories import play, stories
+from tests.space.stories import DIRECTED, play, stories
+
+
+@pytest.mark.parametrize("story", DIRECTED.values(), ids=DIRECTED)
+@pytest.mark.parametrize("memory", ["roomy", "short"])
+def test_directed(story: list[tuple[str, Any]], memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if memory == "roomy":
+        play(story)
+        return
+    monkeypatch.setattr(sessions, "FOLD_SESSIONS_MAX", 2)
+    monkeypatch.setattr(sessions, "FOLD_SESSION_IDLE_REVISIONS_MAX", 3)
+    monkeypatch.setattr("journal.recent.FOLD_RECENT_BYTES_MAX", 200)
+    monkeypatch.setattr("journal.recent.RUNS_UNMERGED", 1)
+    play(story, sessions_max=2, idle_max=3)
 
 
 def test_the_fold_agrees_with_the_naive_twin_on_every_node() -> None:
@@ -51,4 +64,14 @@ def test_ranges_of_an_old_read_are_scanned_exactly(monkeypatch: pytest.MonkeyPat
         play(story)
 
     agrees()
-    assert space.RecentKeys  # the module that reads the limit is the one that was patched
+
+
+def test_ranges_are_exact_when_runs_of_recent_keys_are_merged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("journal.recent.RUNS_UNMERGED", 1)
+
+    @settings(max_examples=100, deadline=None)
+    @given(stories)
+    def agrees(story: list[tuple[str, Any]]) -> None:
+        play(story)
+
+    agrees()

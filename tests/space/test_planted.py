@@ -1,0 +1,171 @@
+# ruff: noqa: E501  (a table of source texts)
+"""Bugs planted on purpose, one for each rule of the fold: the stories must catch every one.
+
+A bug is a piece of source text and what it is replaced with, in a private copy of one module. A
+rule whose bug goes unnoticed is a rule without a test.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+from tests.space import stories as telling
+
+USERS = {
+    "journal.space": {"Space": ("tests.space.world",)},
+    "journal.versions": {"Versions": ("journal.space",)},
+    "journal.sessions": {"Sessions": ("journal.space",)},
+    "journal.recent": {"RecentKeys": ("journal.space",)},
+    "journal.lease_table": {"LeaseTable": ("journal.space",)},
+    "journal.mutations": {
+        "adjust": ("journal.space",),
+        "set_add": ("journal.space",),
+        "set_remove": ("journal.space",),
+        "Refused": ("journal.space",),
+    },
+    "journal.commits": {"commits": ("tests.space.stories",)},
+}
+"""Where the parts of a module are imported by name: there the bugged copy is put in their place."""
+
+
+@dataclass(frozen=True)
+class Bug:
+    rule: str
+    module: str
+    right: str
+    wrong: str
+    few_sessions: bool = False
+    short_memory: bool = False
+    merging: bool = False
+
+    def __str__(self) -> str:
+        return self.rule
+
+
+BUGS = [
+    # -- conditions
+    Bug("a read changed after at", "journal.space", "if record[1] > at:\n                            where", "if record[1] > at + 1:\n                            where"),
+    Bug("compacted reads", "journal.space", "if compacted <= at <= revision:", "if at <= revision:"),
+    Bug("future reads", "journal.space", "if compacted <= at <= revision:", "if compacted <= at:"),
+    Bug("ranges are checked", "journal.space", "if rejected is None and ranges:", "if False:"),
+    Bug("a range sees its own slot", "journal.space", "            changed = self._changed_in(start, end)\n            key: bytes", "            changed: list[bytes] = []\n            key: bytes"),
+    Bug("a range takes the lowest key", "journal.space", "if older is not None and (key is None or older < key):", "if older is not None:"),
+    Bug("expectations are checked", "journal.space", "if rejected is None and expect:", "if False:"),
+    Bug("a deleted key is not there", "journal.space", "            present = record[1] if record[2] else 0\n            if present != expected:", "            present = record[1]\n            if present != expected:"),
+    Bug("deletions are modifications", "journal.space", "self._staged[mutation[1]] = tombstone(self.revision)", "self._staged[mutation[1]] = tombstone(1)"),
+    Bug("recent keys reach back to at", "journal.recent", "if run.last <= at:", "if run.last <= at + 1:"),
+    Bug("recent keys are asked for their revision", "journal.recent", "if modified(key) > at:", "if modified(key):"),
+    Bug("recent keys end before the end", "journal.recent", "stop = bisect_left(keys, end) if end else len(keys)", "stop = len(keys)"),
+    Bug("merged keys are sorted", "journal.recent", "                keys.sort()", "                pass", merging=True),
+    Bug("a merged run ends with the newer", "journal.recent", "_Run(newer.last,", "_Run(merged[-1].last,", merging=True),
+    Bug("a short memory knows where it ends", "journal.recent", "old, self.floor, old_size = self._slots.popleft()", "old, _, old_size = self._slots.popleft()", short_memory=True),
+    Bug("the scan for a change finds it", "journal.space", "            if record[1] > at:\n                return key, True", "            if record[1] > at + 1:\n                return key, True", short_memory=True),
+    # -- mutations
+    Bug("all or nothing", "journal.space", "                if rejected is None:\n                    revision += 1\n                    attempt.commit", "                if rejected is not None:\n                    attempt.commit(superseded, writes)\n                else:\n                    revision += 1\n                    attempt.commit"),
+    Bug("later mutations see earlier ones", "journal.space", "return self._staged.get(key) or self._space._versions.current(key)", "return self._space._versions.current(key)"),
+    Bug("one version for one offer", "journal.space", "elif modified != self.revision:", "else:"),
+    Bug("a new key is at version 1", "journal.space", "create, version = self.revision, 1", "create, version = self.revision, 2"),
+    Bug("delete_range sees the offer's own puts", "journal.space", "record = self._staged.get(key, newest)", "record = newest"),
+    Bug("bounds: minimum", "journal.mutations", "if name in minimum and", "if False and"),
+    Bug("bounds: maximum", "journal.mutations", "if name in maximum and", "if False and"),
+    Bug("bounds: 64 bits", "journal.mutations", "in_bounds = INT64_MIN <= result <= INT64_MAX", "in_bounds = INT64_MIN <= result"),
+    Bug("a flag is not a number", "journal.mutations", "if type(present) is not int and type(present) is not float:", "if not isinstance(present, int | float):"),
+    Bug("a member is added once", "journal.mutations", "        if member in present:\n", "        if False:\n"),
+    Bug("a member that is not there is not removed", "journal.mutations", "        if member not in present:\n            raise", "        if False:\n            raise"),
+    # -- leases
+    Bug("a put names a lease that lives", "journal.space", "        if not self._exists(lease):\n            raise Refused(Reason.LEASE, actual=lease)\n        bound", "        bound"),
+    Bug("a plain put unbinds", "journal.space", "                    if not record[3]:", "                    if True:"),
+    Bug("a revoked lease takes its keys along", "journal.space", "self._delete(index, sorted(keys))", "self._delete(index, [])"),
+    Bug("only bound keys go", "journal.space", "if self._current(key)[3] == lease}", "}"),
+    Bug("bindings are durable", "journal.lease_table", "writes.append((record, seal(record, b\"\")))", "pass"),
+    Bug("leases are durable", "journal.lease_table", "writes.append((key, seal(key, NUMBER.pack(ttl_ms) + NUMBER.pack(revision))))", "pass"),
+    # -- exactly once
+    Bug("a repeated id is noticed", "journal.space", "may_repeat = session is not None and", "may_repeat = False and"),
+    Bug("ids below the floor are expired", "journal.sessions", "        if sequence < self.floor:\n            return EXPIRED", "        pass"),
+    Bug("verdicts are durable", "journal.sessions", "writes.append((record, seal(record, payload)))", "pass"),
+    Bug("the floor is durable", "journal.sessions", "session.floor, session.last, session.revision = floor, last, revision", "session.last, session.revision = last, revision"),
+    Bug("a repeated batch does not count as a new one", "journal.space", "kept = [index for index in range(len(offers)) if index not in repeated]", "kept = list(range(len(offers)))"),
+    Bug("the longest idle goes first", "journal.sessions", "session = self._sessions.pop(client)\n        self._sessions[client] = session", "session = self._sessions[client]", few_sessions=True),
+    Bug("idleness survives a restart", "journal.sessions", "sorted(found, key=lambda item: item[0][1:])", "sorted(found)", few_sessions=True),
+    Bug("what is forgotten stays refused", "journal.sessions", "session.revision + 1", "session.revision", few_sessions=True),
+    Bug("the forgotten floor is durable", "journal.space", "space._sessions = Sessions(forgotten_floor)", "space._sessions = Sessions()", few_sessions=True),
+    Bug("records of forgotten clients go", "journal.sessions", "writes.extend((chunk.record, None) for chunk in session.chunks)", "pass", few_sessions=True),
+    # -- versions, cache, restart
+    Bug("the state rides with what it folds", "journal.space", "        writes.append((STATE, seal(STATE, state)))\n", "        pass\n"),
+    Bug("an older version is kept", "journal.space", "                            superseded.append((key, revision, payload))", "                            pass"),
+    Bug("a version is valid from its own revision on", "journal.versions", "        if record[1] <= revision:\n            return record", "        if record[1] < revision:\n            return record"),
+    Bug("a version ends where the next begins", "journal.versions", "prefix + NUMBER.pack(revision + 1)", "prefix + NUMBER.pack(revision)"),
+    Bug("no version where there was no key", "journal.versions", "return record if record[1] <= revision else ABSENT", "return record"),
+    Bug("versions of a key do not lie among another's", "journal.versions", "return HISTORY + _HISTORY_LENGTH.pack(len(key)) + key", "return HISTORY + key"),
+    Bug("what is not stored stays in memory", "journal.versions", "if record[1] > flushed}", "if False}"),
+    Bug("an old generation never hides a newer record", "journal.versions", "        for key in kept.keys() & self.young.keys():\n            del kept[key]\n        self._old = self.young\n        self.young = kept", "        self._old, self.young = self.young, {**self.young, **kept}"),
+    Bug("scans see what is not stored", "journal.versions", "overlay = merge(*(slot.keys_in(start, end) for slot in self._unflushed), extra)", "overlay = merge(extra)"),
+    Bug("old versions that are not stored are found", "journal.versions", "            if slot.revision > revision:", "            if False:"),
+    Bug("compaction keeps what can be read", "journal.versions", "if number_of(stored_key) <= target:", "if number_of(stored_key) <= target + 1:"),
+    Bug("compaction keeps tombstones that still matter", "journal.versions", "if not record[2] and record[1] == NUMBER.unpack_from(stored_key, 1)[0]:", "if not record[2]:"),
+    Bug("compaction keeps live keys", "journal.versions", "if not record[2] and record[1] == NUMBER.unpack_from(stored_key, 1)[0]:", "if True:"),
+    Bug("compacted revisions cannot be read", "journal.space", "self.compacted = max(self.compacted, min(unpack_compaction(entry), before))", "self.compacted = min(unpack_compaction(entry), before)"),
+    # -- commits and the early check
+    Bug("rejected offers are no commits", "journal.commits", "            if index in skipped:\n                continue", "            pass"),
+    Bug("a delete of nothing is no change", "journal.commits", "if (batch, offer, index) not in results:", "if True:"),
+    Bug("a computed value is committed", "journal.commits", "value, lease = results[batch, offer, index]", "value, lease = b'', 0"),
+    Bug("nothing is doomed by what may pass", "journal.space", "if 0 < expected <= self.revision:", "if True:"),
+    Bug("nothing is doomed by the future", "journal.space", "            if at < self.compacted:\n                return _bad_at", "            if not self.compacted <= at <= self.revision:\n                return _bad_at"),
+    Bug("what was accepted is seen before it is doomed", "journal.sessions", "        if sequence > self.last:\n            return None", "        return None"),
+]  # fmt: skip
+
+
+def plant(bug: Bug, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module(bug.module)
+    source = inspect.getsource(module)
+    assert source.count(bug.right) == 1, f"the rule's text is there {source.count(bug.right)} times"
+    copy = ModuleType(bug.module)
+    exec(compile(source.replace(bug.right, bug.wrong), module.__file__ or "", "exec"), vars(copy))
+    for name, users in USERS[bug.module].items():
+        for user in users:
+            monkeypatch.setattr(f"{user}.{name}", getattr(copy, name))
+    if bug.few_sessions:
+        monkeypatch.setattr(copy, "FOLD_SESSIONS_MAX", 2, raising=False)
+        monkeypatch.setattr(copy, "FOLD_SESSION_IDLE_REVISIONS_MAX", 3, raising=False)
+        monkeypatch.setattr("journal.sessions.FOLD_SESSIONS_MAX", 2)
+        monkeypatch.setattr("journal.sessions.FOLD_SESSION_IDLE_REVISIONS_MAX", 3)
+    if bug.merging:
+        monkeypatch.setattr(copy, "RUNS_UNMERGED", 1)
+    if bug.short_memory:
+        monkeypatch.setattr(copy, "FOLD_RECENT_BYTES_MAX", 200, raising=False)
+        monkeypatch.setattr("journal.recent.FOLD_RECENT_BYTES_MAX", 200)
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=str)
+def test_a_planted_bug_is_caught(bug: Bug, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(bug, monkeypatch)
+    options = {"sessions_max": 2, "idle_max": 3} if bug.few_sessions else {}
+
+    @settings(
+        max_examples=400,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(telling.stories)
+    def survives(story: list[tuple[str, Any]]) -> None:
+        telling.play(story, **options)
+
+    def all_survive() -> None:
+        for story in telling.DIRECTED.values():
+            telling.play(story, **options)
+        survives()
+
+    with pytest.raises(Exception) as caught:  # a wrong verdict, or a crash further on
+        all_survive()
+    assert not isinstance(caught.value, NameError), "the bug is not even a program"
