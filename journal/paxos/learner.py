@@ -54,6 +54,8 @@ class Learner:
         self._outbox = outbox
         self._source: NodeId | None = None
         self._attempt = 0
+        self._blind = False
+        """Whether the last question went to a peer that was not known to know more."""
 
     # -- to know ---------------------------------------------------------------
 
@@ -120,21 +122,25 @@ class Learner:
 
         The first to be asked is who answered last, else the leader; each retry asks the next of
         those that know more, so no single link that is down keeps this node from learning.
-        ``anybody``: ask all the others in turn, known to know more or not: there is no leader to
-        be heard from (or it is this node, which lacks what its promisers knew).
+        ``anybody``: then ask the others too: there is no leader to be heard from (or it is this
+        node, which lacks what its promisers knew). Such a blind question does not delay one to
+        somebody who turns out to know.
         """
-        if now < self.retry_at:
+        knowing = sorted(node for node, chosen in self.known.items() if chosen > self.chosen)
+        if self._blind and knowing:
+            self._attempt = 0
+        elif now < self.retry_at:
             return
+        sources = list(knowing)
         if anybody:
-            sources = sorted(node for node in peers if node != self._config.node)
-        else:
-            sources = sorted(node for node, chosen in self.known.items() if chosen > self.chosen)
+            sources += sorted(node for node in peers if node != self._config.node and node not in knowing)
         if not sources:
             return
-        preferred = self._source if self._source in sources else leader
-        start = sources.index(preferred) if preferred in sources else 0
+        preferred = self._source if self._source in knowing else leader
+        start = knowing.index(preferred) if preferred in knowing else 0
         to = sources[(start + self._attempt) % len(sources)]
         self._attempt += 1
+        self._blind = to not in knowing
         first = Slot(self.chosen + 1)
         self._outbox.send(to, Learn(first, Slot(self.chosen + self._config.learn_slots_max)))
         self.retry_at = now + self._config.retry_interval_s

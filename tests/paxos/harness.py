@@ -13,10 +13,13 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
+from journal.errors import ProtocolViolation
 from journal.paxos import Effects, Member, Membership, Paxos, PaxosConfig, Recovered, Role
 from journal.paxos.membership import membership_of
 from journal.paxos.messages import AcceptedValue, Envelope, Learned
 from journal.types import Ballot, NodeId, Slot
+
+NOTHING = Slot(0)
 
 
 def members(*nodes: int) -> tuple[Member, ...]:
@@ -30,7 +33,7 @@ class Disk:
     first_membership: Membership
     promised: Ballot = Ballot.ZERO
     records: dict[Slot, AcceptedValue] = field(default_factory=dict)
-    applied: Slot = Slot(0)
+    applied: Slot = NOTHING
 
     def recovered(self, window: int) -> Recovered:
         memberships = [(Slot(1), self.first_membership)]
@@ -165,7 +168,10 @@ class Host:
 
     def step(self, envelope: Envelope) -> None:
         assert self.core is not None
-        self.core.step(envelope, self.cluster.now)
+        try:
+            self.core.step(envelope, self.cluster.now)
+        except ProtocolViolation as violation:
+            raise AssertionError(f"node {self.node} blames {envelope}: {violation}") from violation
         self.drain()
 
     def tick(self) -> None:
@@ -215,6 +221,8 @@ class Cluster:
         self.checker = Checker()
         self.network: list[Envelope] = []
         """What was sent and is neither delivered nor lost, oldest first."""
+        self.sent: list[Envelope] = []
+        """Everything that was ever sent, for a test that delivers what is long past."""
         self.cut: set[tuple[int, int]] = set()
         """Links (from, to) that lose everything."""
         self.delay_s = (0.001, 0.005)
@@ -243,6 +251,7 @@ class Cluster:
 
     def send(self, envelopes: Iterable[Envelope]) -> None:
         for envelope in envelopes:
+            self.sent.append(envelope)
             if (envelope.sender, envelope.to) not in self.cut:
                 self.network.append(envelope)
 
@@ -277,6 +286,45 @@ class Cluster:
             count += 1
             assert count < 100_000, "the cores talk without end"
 
+    def talk(self, *nodes: int, kinds: tuple[type, ...] | None = None, sync: bool = True) -> None:
+        """Let ``nodes`` hear each other, and only each other, until they have no more to say.
+
+        ``kinds``: only messages of these classes; the rest stays in the network.
+        """
+        while True:
+            heard = self.deliver_all(
+                lambda e: (
+                    e.sender in nodes and e.to in nodes and (kinds is None or isinstance(e.message, kinds))
+                )
+            )
+            if sync:
+                for node in nodes:
+                    if self.hosts[node].up and self.hosts[node].unsynced:
+                        self.hosts[node].sync()
+                        heard += 1
+            if not heard:
+                return
+
+    def lose(
+        self, *, sender: int | None = None, to: int | None = None, kind: type | None = None
+    ) -> list[Envelope]:
+        """Take envelopes out of the network (all that match) and return them."""
+        lost = [
+            envelope
+            for envelope in self.network
+            if sender in (None, envelope.sender)
+            and to in (None, envelope.to)
+            and (kind is None or isinstance(envelope.message, kind))
+        ]
+        self.network = [envelope for envelope in self.network if envelope not in lost]
+        return lost
+
+    def stand(self, node: int, *voters: int, kinds: tuple[type, ...] | None = None) -> None:
+        """``node`` times out, when all leaders have long been silent, and only ``voters`` hear it."""
+        self.now += 5.0
+        self.time_out(node)
+        self.talk(node, *voters, kinds=kinds)
+
     # -- time --------------------------------------------------------------------------
 
     def run(self, seconds: float, *, until: Callable[[], bool] | None = None, step_s: float = 0.01) -> bool:
@@ -297,6 +345,15 @@ class Cluster:
                 if self.hosts[node].unsynced:
                     self.hosts[node].sync()
         return until is not None and until()
+
+    def time_out(self, node: int) -> None:
+        """Let so much time pass that ``node`` bears its silence no longer, and tick it alone."""
+        core = self[node]
+        if core.role is Role.LEADER:  # it must notice first that it hears nobody
+            self.now += 2 * self.config.election_timeout_s
+            self.hosts[node].tick()
+        self.now = max(self.now, core._silence.ends_at)
+        self.hosts[node].tick()
 
     def _schedule(self) -> None:
         rng = self.rng
@@ -334,15 +391,24 @@ class Cluster:
         return leader
 
     def propose(self, value: bytes, seconds: float = 10.0) -> Slot:
-        """Propose at whoever leads, and run until that host has folded the slot."""
-        assert self.run(seconds, until=lambda: self.leader() is not None), "no leader"
+        """Propose at whoever leads until it is chosen, like a client that offers again when the
+        leadership moved; return the slot."""
+        end = self.now + seconds
+        while self.now < end:
+            assert self.run(end - self.now, until=lambda: self.leader() is not None), "no leader"
+            slot = self._propose_once(value, end)
+            if slot is not None:
+                return slot
+        raise AssertionError(f"{value!r} was not chosen within {seconds:g} s")
+
+    def _propose_once(self, value: bytes, end: float) -> Slot | None:
         leader = self.leader()
         assert leader is not None
-        host = self.hosts[leader]
+        host, ballot = self.hosts[leader], self[leader].ballot
         slot = host.propose(value)
         assert slot is not None
-        assert self.run(seconds, until=lambda: host.folded >= slot), f"slot {slot} was not chosen"
-        return slot
+        self.run(end - self.now, until=lambda: host.folded >= slot or self[leader].ballot != ballot)
+        return slot if self.checker.values.get(slot) == value else None
 
     def settled(self) -> bool:
         """Whether all hosts that are up have folded all that anybody has."""
