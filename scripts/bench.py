@@ -31,7 +31,6 @@ from typing import Any
 
 import psutil
 import trio
-from journal.rpc.connection import GrpcConnector
 from rich.console import Console
 from rich.table import Table
 
@@ -39,6 +38,7 @@ from journal.client import ClientConfig, Journal, connect
 from journal.connection import LINEARIZABLE, Connection
 from journal.errors import JournalError, NotLeader
 from journal.offers import Offer, Put, pack_batch, pack_offer
+from journal.rpc.connection import GrpcConnector
 from synod.local import LocalCluster
 
 APPEND_BYTES = 4096
@@ -266,45 +266,27 @@ def check_nodes(cluster: LocalCluster) -> str:
 
 def show(console: Console, disk: dict[str, Any], levels: Sequence[Level], value_bytes: int) -> None:
     table = Table(title=f"3 nodes, synced, offers of 1 read and 1 put of {value_bytes} B")
-    for name in (
-        "way in",
-        "in flight",
-        "a message",
-        "offers/s",
-        "p50 ms",
-        "p90 ms",
-        "p99 ms",
-        "max ms",
-        "failed",
-    ):
-        table.add_column(name, justify="left" if name == "way in" else "right")
-    table.add_column("cores used")
+    table.add_column("way in")
+    for name in ("in flight", "a message", "offers/s", "p50 ms", "p90 ms", "p99 ms", "max ms", "failed"):
+        table.add_column(name, justify="right")
+    for name in ("leader", "followers", "load"):
+        table.add_column(f"{name}\ncores", justify="right")
     for level in levels:
         p = percentiles(level.latencies_ms)
-        cores = ", ".join(f"{name} {used:.2f}" for name, used in level.cpu.items())
+        cores = (
+            f"{level.cpu['leader']:.2f}",
+            " ".join(f"{used:.2f}" for name, used in level.cpu.items() if name.startswith("follower")),
+            f"{level.cpu['load']:.2f}",
+        )
         numbers = [f"{p.get(name, 0):.2f}" for name in ("p50", "p90", "p99", "max")]
+        rate = f"{level.rate:,.0f}"
         table.add_row(
-            level.way,
-            f"{level.inflight:,}",
-            str(level.a_message),
-            f"{level.rate:,.0f}",
-            *numbers,
-            str(level.failed),
-            cores,
+            level.way, f"{level.inflight:,}", str(level.a_message), rate, *numbers, str(level.failed), *cores
         )
     d = disk["latency_ms"]
-    table.add_row(
-        "this disk",
-        "1",
-        "-",
-        f"{disk['appends_per_s']:,}",
-        f"{d['p50']:.2f}",
-        f"{d['p90']:.2f}",
-        f"{d['p99']:.2f}",
-        f"{d['max']:.2f}",
-        "-",
-        f"synced appends of {APPEND_BYTES} B",
-    )
+    numbers = [f"{d[name]:.2f}" for name in ("p50", "p90", "p99", "max")]
+    what = f"this disk: append and sync {APPEND_BYTES} B"
+    table.add_row(what, "1", "", f"{disk['appends_per_s']:,}", *numbers, "", "", "", "")
     console.print(table)
 
 
@@ -317,7 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dir", type=Path, help="where the nodes' data goes (default: a temporary folder)")
     parser.add_argument("--json", action="store_true", help="print only the JSON")
     options = parser.parse_args(arguments)
-    console = Console(stderr=options.json)
+    console = Console(stderr=options.json, width=None if sys.stdout.isatty() else 120)
     folder = Path(tempfile.mkdtemp(prefix="synod-bench-", dir=options.dir))
     cluster = LocalCluster.create(folder / "cluster", nodes=3)
     try:

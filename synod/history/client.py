@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 import trio
-from journal.space import Commit, Record
 
 from journal.client import Journal, OfferRejected, OffersUnresolved, OfferUnknown
 from journal.client.journal import DEFAULT, Timeout
@@ -31,6 +30,7 @@ from journal.offers import (
     SetRemove,
     Verdict,
 )
+from journal.space import Commit, Record
 from journal.types import Revision, Slot
 from synod.history.record import Recorder
 
