@@ -16,7 +16,7 @@ Write = tuple[bytes, bytes | None]
 
 
 class Storage(Protocol):
-    """An ordered map of bytes to bytes with atomic batches.
+    """An ordered map of bytes to bytes with atomic batches. Keys are not empty.
 
     A batch is applied whole or not at all. ``write(sync=True)`` returns when the batch
     and every batch before it are durable. One writer at a time: the caller awaits a

@@ -55,6 +55,7 @@ class Twin:
         self.modified: dict[bytes, int] = {}  # deletions count
         self.compacted = 0
         self.leases: dict[int, int] = {}  # id -> ttl
+        self.granted: dict[int, int] = {}  # id -> revision, of all that ever were
         self.sessions: dict[bytes, TwinSession] = {}  # longest idle first
         self.forgotten_floor = 0
         self.sessions_max = sessions_max
@@ -157,10 +158,6 @@ class Twin:
             self.modified[key] = self.revision
         self.commits.append(TwinCommit(self.revision, client, sequence, label, attempt.changes))
         return self.revision
-
-    @property
-    def granted(self) -> dict[int, int]:
-        return self.__dict__.setdefault("_granted", {})
 
 
 class Attempt:
