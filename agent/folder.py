@@ -106,10 +106,13 @@ class AgentFolder:
             self._lock = -1
 
     def update(self, **changes: Any) -> None:
-        """Change fields of the identity."""
+        """Change fields of the identity. Raises ``FolderError`` where the disk does not take it."""
         identity = replace(self.identity, **changes)
         if identity != self.identity:
-            _write_identity(self.path, identity)
+            try:
+                _write_identity(self.path, identity)
+            except OSError as error:
+                raise FolderError(f"agent folder {self.path} cannot be written: {error.strerror}") from error
             self.identity = identity
 
     def tasks(self) -> Mapping[str, LocalTask]:

@@ -370,6 +370,7 @@ class Agent:
             await self._runtime.start(local, container)
         except OSError as error:
             self._log.error("machine.refused", action="Start", task=local.id, reason=str(error))
+        if self._runtime.inspect(local.id, container).phase is Phase.CREATED:
             await trio.sleep(MACHINE_RETRY_S)
         state = self._look(local.id, container)
         self._log.info(

@@ -206,7 +206,7 @@ def _read(file: Path) -> dict[str, Any] | None:
     """Return a file of the supervisor's; None where there is none, or it is not whole."""
     try:
         value = json.loads(file.read_text("utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, IsADirectoryError, ValueError):
         return None
     return value if isinstance(value, dict) else None
 

@@ -38,6 +38,7 @@ from typing import Any, NoReturn
 
 LOCK_TRIES = 40
 LOCK_RETRY_S = 0.025
+END_RETRY_S = 1.0
 READ_BYTES = 65536
 CHILD_SIGNALS = (
     signal.SIGPIPE,  # Python ignores it and SIGXFSZ, and what is ignored stays so in a program
@@ -86,36 +87,38 @@ def start_time(pid: int) -> int | None:
 
 
 class Log:
-    """A log file that keeps between one and two times ``bytes_max`` of the newest output."""
+    """A log file that keeps between one and two times ``bytes_max`` of the newest output.
+
+    A full disk, or whatever else the file system does, loses output and never the task.
+    """
 
     def __init__(self, path: str, bytes_max: int) -> None:
         self.path = path
         self.bytes_max = max(bytes_max, 1)
-        self.broken = False
-        self._open()
-
-    def _open(self) -> None:
-        self.fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        self.size = os.fstat(self.fd).st_size
+        self.lost = False
+        self.fd = -1
+        self.size = 0
 
     def write(self, data: bytes) -> None:
-        """Append. A full disk loses output, never the task."""
         view = memoryview(data)
-        while view:
-            if self.size >= self.bytes_max:
-                os.close(self.fd)
-                os.replace(self.path, self.path + ".1")  # noqa: PTH105
-                self._open()
-            try:
+        try:
+            while view:
+                if self.fd < 0:
+                    self.fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+                    self.size = os.fstat(self.fd).st_size
+                if self.size >= self.bytes_max:
+                    os.close(self.fd)
+                    self.fd = -1
+                    os.replace(self.path, self.path + ".1")  # noqa: PTH105
+                    continue
                 written = os.write(self.fd, view[: self.bytes_max - self.size])
-            except OSError as error:
-                if not self.broken:
-                    print(f"output is lost: {error}", file=sys.stderr, flush=True)
-                self.broken = True
-                return
-            self.broken = False
-            self.size += written
-            view = view[written:]
+                self.size += written
+                view = view[written:]
+            self.lost = False
+        except OSError as error:
+            if not self.lost:
+                print(f"output is lost: {error}", file=sys.stderr, flush=True)
+            self.lost = True
 
 
 def refusal(error: OSError, spec: dict[str, Any]) -> tuple[str, int]:
@@ -182,27 +185,43 @@ def supervise(folder: str, ready: int) -> None:
     os.close(child_output)
     os.close(child_failed)
     started_at = time.time()
-    write_json(
-        f"{folder}/process.json",
-        {"pid": child, "startTime": start_time(child), "bootId": boot_id(), "startedAt": started_at},
-    )
+    process = {"pid": child, "startTime": start_time(child), "bootId": boot_id(), "startedAt": started_at}
+    try:
+        write_json(f"{folder}/process.json", process)
+    except OSError as error:
+        os.close(go_in)  # without the word the child ends
+        os.waitpid(child, 0)
+        write_end(folder, not_started(f"CannotStartContainerError: {error.strerror}", 126))
+        return
     os.write(go_in, b"g")
     os.close(go_in)
-    error = os.read(failed, 16)  # ends at once when the command is executed
-    if error:
+    refused = os.read(failed, 16)  # ends at once when the command is executed
+    if refused:
         os.waitpid(child, 0)
-        reason, code = refusal(OSError(int(error), ""), spec)
-        write_json(
-            f"{folder}/exit.json",
-            {"exitCode": code, "reason": reason, "failedToStart": True, "stoppedAt": time.time()},
-        )
+        write_end(folder, not_started(*refusal(OSError(int(refused), ""), spec)))
         return
     os.close(failed)
     os.write(ready, b"r")
     os.close(ready)
 
     code = pump(child, output, wake_out, Log(f"{folder}/log", spec["logBytesMax"]))
-    write_json(f"{folder}/exit.json", {"exitCode": code, "startedAt": started_at, "stoppedAt": time.time()})
+    write_end(folder, {"exitCode": code, "startedAt": started_at, "stoppedAt": time.time()})
+
+
+def not_started(reason: str, code: int) -> dict[str, Any]:
+    return {"exitCode": code, "reason": reason, "failedToStart": True, "stoppedAt": time.time()}
+
+
+def write_end(folder: str, end: dict[str, Any]) -> None:
+    """Write down how it ended, however long the disk is full: an exit code is not lost for that."""
+    while True:
+        try:
+            write_json(f"{folder}/exit.json", end)
+        except OSError as error:
+            print(f"how it ended cannot be written yet: {error}", file=sys.stderr, flush=True)
+            time.sleep(END_RETRY_S)
+        else:
+            return
 
 
 def pump(child: int, output: int, wake: int, log: Log) -> int:

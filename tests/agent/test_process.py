@@ -284,3 +284,32 @@ async def test_a_stop_that_comes_with_the_start_is_not_lost(machine: Machine) ->
             while not other.signal("t1", "main", kill=False):
                 await trio.lowlevel.checkpoint()
     assert (await ended(runtime)).exit_code == 128 + signal.SIGTERM
+
+
+async def test_output_that_cannot_be_written_is_lost_and_the_task_is_not(machine: Machine) -> None:
+    machine.file("log").mkdir(parents=True)
+    runtime = machine.agent()
+    await started(runtime, local_task("sh", "-c", "echo one; echo two; exit 5"))
+    assert (await ended(runtime)).exit_code == 5
+    assert "output is lost: " in machine.file("supervisor.log").read_text()
+
+
+async def test_an_exit_code_waits_until_the_disk_takes_it(machine: Machine) -> None:
+    machine.file("exit.json").mkdir(parents=True)
+    runtime = machine.agent()
+    await started(runtime, local_task("sh", "-c", "exit 5"))
+    await until(lambda: "cannot be written yet" in machine.file("supervisor.log").read_text())
+    assert machine.agent().inspect("t1", "main").phase is Phase.RUNNING, "its claim is not released yet"
+    machine.file("exit.json").rmdir()
+    assert (await ended(runtime)).exit_code == 5
+
+
+async def test_a_process_that_cannot_be_written_down_does_not_run(machine: Machine) -> None:
+    machine.file("process.json").mkdir(parents=True)
+    runtime = machine.agent()
+    state = await started(runtime, local_task("sh", "-c", "echo ran"))
+    await until(lambda: runtime.inspect("t1", "main").phase is Phase.STOPPED)
+    state = runtime.inspect("t1", "main")
+    assert state.failed_to_start
+    assert state.reason == "CannotStartContainerError: Is a directory"
+    assert machine.log() == ""
