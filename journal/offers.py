@@ -588,7 +588,7 @@ def _check_mutation(where: str, mutation: Any, limits: Limits) -> int:
         raise OfferInvalid(where, "must be a list that begins with the kind of mutation")
     kind = mutation[0]
     if type(kind) is not int or kind not in _SHAPES:
-        raise OfferInvalid(where, f"unknown kind of mutation {kind!r}: must be 0 to {len(_SHAPES) - 1}")
+        raise OfferInvalid(where, f"unknown kind of mutation {_short(kind)}: must be 0 to {len(_SHAPES) - 1}")
     if len(mutation) != _LENGTHS[kind]:
         raise OfferInvalid(where, f"must be a list of {_SHAPES[kind]}")
     if kind == DELETE_RANGE:
@@ -689,4 +689,10 @@ def _check_range(where: str, start: Any, end: Any) -> None:
         if len(bound) > KEY_BYTES_MAX + 1:
             raise OfferInvalid(f"{where}.{name}", f"{len(bound)} bytes is over KEY_BYTES_MAX={KEY_BYTES_MAX}")
     if end and start >= end:
-        raise OfferInvalid(where, f"start {start!r} is not below end {end!r}: the range is empty")
+        raise OfferInvalid(where, f"start {_short(start)} is not below end {_short(end)}: the range is empty")
+
+
+def _short(value: Any) -> str:
+    """Errors travel in headers of 8 KB."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
