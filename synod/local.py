@@ -177,6 +177,18 @@ class LocalCluster:
         """Return the log file of a process, such as ``node-1``."""
         return self._log_folder / f"{name}.log"
 
+    @property
+    def unused(self) -> bool:
+        """Whether none of its nodes ever made a folder, and nothing of it runs."""
+        folders = (self.node_folder(node) for node in self.nodes)
+        return not self.running() and not any(folder.exists() for folder in folders)
+
+    def discard(self) -> None:
+        """Forget a plan that was never used."""
+        with self._file.locked():
+            assert self.unused
+            self._file.path.unlink(missing_ok=True)
+
     def running(self) -> dict[str, int]:
         """Return name to pid of each process that is alive, such as ``{"node-1": 4711}``."""
         return {name: ref.pid for name, ref in self._alive(self._file.read()).items() if name != UP}

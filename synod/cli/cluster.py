@@ -136,35 +136,46 @@ def status(endpoints: str | None, folder: Path, timeout_s: float, as_json: bool)
 
 
 def _plan(folder: Path, nodes: int | None, agents: int | None, base_port: int | None) -> LocalCluster:
-    """Return the cluster of ``folder``, made if there is none; refuse what contradicts its plan."""
+    """Return the cluster of ``folder``, made if there is none; refuse what contradicts its plan.
+
+    A plan that was never used, because the first start failed, contradicts nobody.
+    """
     from synod.local import LocalCluster, NoCluster
 
     try:
         cluster = LocalCluster.load(folder)
+        contradiction = _contradiction(cluster, nodes, base_port)
+        if not contradiction:
+            return cluster
+        if not cluster.unused:
+            hint = "Leave the option out to start it again, or choose another --dir for a new cluster."
+            raise misuse(contradiction, hint)
+        cluster.discard()
     except NoCluster:
-        return LocalCluster.create(
-            folder,
-            nodes=NODES if nodes is None else nodes,
-            agents=AGENTS if agents is None else agents,
-            base_port=BASE_PORT if base_port is None else base_port,
-        )
+        pass
+    return LocalCluster.create(
+        folder,
+        nodes=NODES if nodes is None else nodes,
+        agents=AGENTS if agents is None else agents,
+        base_port=BASE_PORT if base_port is None else base_port,
+    )
+
+
+def _contradiction(cluster: LocalCluster, nodes: int | None, base_port: int | None) -> str:
     there = shown_path(cluster.folder)
     if nodes is not None and nodes != len(cluster.nodes):
-        raise misuse(
-            f"the cluster in {there} has {len(cluster.nodes)} nodes, not {nodes}",
-            "Leave --nodes out to start it again, or choose another --dir for a new cluster.",
-        )
+        return f"the cluster in {there} has {len(cluster.nodes)} nodes, not {nodes}"
     if base_port is not None and cluster.endpoint(1) != f"127.0.0.1:{base_port + 1}":
-        raise misuse(
-            f"node 1 of the cluster in {there} has the address {cluster.endpoint(1)}",
-            "Leave --base-port out to start it again, or choose another --dir for a new cluster.",
-        )
-    return cluster
+        return f"node 1 of the cluster in {there} has the address {cluster.endpoint(1)}"
+    return ""
 
 
 def _start(cluster: LocalCluster, agents: int | None, timeout_s: float, quiet: bool) -> None:
-    """Start what does not run and wait until it is ready. What was started by a start that fails or
-    is interrupted is stopped again; what ran before is not touched."""
+    """Start what does not run (of the agents: the first ``agents``) and wait until it is ready.
+
+    What was started by a start that fails or is interrupted is stopped again; what ran before is
+    not touched.
+    """
     before = cluster.running()
     try:
         started = cluster.start(agents=False)
@@ -172,7 +183,7 @@ def _start(cluster: LocalCluster, agents: int | None, timeout_s: float, quiet: b
             f"starting {_count(started)}" if started else "waiting for the nodes", quiet=quiet
         ) as tell:
             cluster.wait_ready(timeout_s, on_wait=tell)
-            for number in sorted({*cluster.agents, *range(1, (agents or 0) + 1)}):
+            for number in cluster.agents if agents is None else range(1, agents + 1):
                 cluster.start_agent(number)
             tell("agents connect")
             cluster.wait_agents(timeout_s)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -148,6 +149,15 @@ def with_journal(target: Target, use: Callable[[Journal], Awaitable[T]], *, fore
         return trio.run(main)
     except BaseExceptionGroup as group:
         raise unwrap(group) from None
+
+
+@contextlib.contextmanager
+def until_interrupted() -> Iterator[None]:
+    """Let Ctrl-C be the ordinary end of what goes on for ever."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        pass
 
 
 def load_local(folder: Path) -> LocalCluster:

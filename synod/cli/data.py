@@ -13,10 +13,9 @@ from synod.cli.failures import FAILED, misuse
 from synod.cli.output import emit_bytes, emit_json, table
 
 if TYPE_CHECKING:
-    from journal.space import Record
-
     from journal.connection import Consistency
     from journal.offers import Mutation
+    from journal.space import Record
 
 consistency_option = click.option(
     "--consistency",

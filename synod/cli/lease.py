@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from synod.cli.common import Target, examples, target_options, with_journal
+from synod.cli.common import Target, examples, target_options, until_interrupted, with_journal
 from synod.cli.failures import misuse
 from synod.cli.output import emit_json
 
@@ -75,7 +75,8 @@ def keep(target: Target, number: int, once: bool) -> None:
         ttl_ms = with_journal(target, lambda journal: journal.keep_alive(number))
         _say(target, number, ttl_ms)
     else:
-        with_journal(target, lambda journal: _keep(journal, target, number), forever=True)
+        with until_interrupted():
+            with_journal(target, lambda journal: _keep(journal, target, number), forever=True)
 
 
 async def _keep(journal: Journal, target: Target, number: int) -> None:

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from synod.cli.common import Target, examples, target_options, with_journal
+from synod.cli.common import Target, examples, target_options, until_interrupted, with_journal
 from synod.cli.data import _bytes
 from synod.cli.output import emit_json
 
 if TYPE_CHECKING:
-    from journal.space import Commit
-
     from journal.client import Journal
+    from journal.space import Commit
 
 
 @click.command(
@@ -37,7 +36,8 @@ def tail(target: Target, prefixes: tuple[str, ...], after: int | None, limit: in
     It goes on across failures of nodes and changes of leader, without a gap or a repetition.
     """
     names = [_bytes(prefix) for prefix in prefixes]
-    with_journal(target, lambda journal: _follow(journal, target, names, after, limit), forever=True)
+    with until_interrupted():
+        with_journal(target, lambda journal: _follow(journal, target, names, after, limit), forever=True)
 
 
 async def _follow(

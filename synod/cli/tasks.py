@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import random
 import time
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from synod.cli.common import Target, examples, target_options, with_journal
+from synod.cli.common import Target, examples, target_options, until_interrupted, with_journal
 from synod.cli.failures import DONE, FAILED, REJECTED, UNAVAILABLE, CommandFailed, misuse
 from synod.cli.output import emit_bytes, emit_json, table
 
@@ -179,7 +180,8 @@ def logs(
                         await feed.step()
                     reader.print_new()
 
-    with_journal(target, show, forever=follow)
+    with until_interrupted() if follow else contextlib.nullcontext():
+        with_journal(target, show, forever=follow)
 
 
 @click.command(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,16 @@ def test_tail_ends_quietly_when_its_reader_goes(synod: Synod, here: LocalCluster
         assert "i/1 = one" in process.stdout.readline()
         process.stdout.close()
         synod("put", "i/2", "two")
+        assert process.wait(timeout=30) == 0
+        assert process.stderr.read() == ""
+
+
+def test_ctrl_c_is_the_ordinary_end_of_a_tail(synod: Synod, here: LocalCluster) -> None:
+    first = revision(synod("put", "k/1", "one").out)
+    with synod_process("tail", "k/", "--after", str(first - 1), "--dir", str(here.folder)) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert "k/1 = one" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 0
         assert process.stderr.read() == ""
 

@@ -152,6 +152,12 @@ def test_a_port_in_use_is_named_and_nothing_is_left(synod: Synod, folder: Path) 
         assert LocalCluster.load(folder).running() == {}
         with pytest.raises(PortInUse):
             LocalCluster.load(folder).start()
+        moved = free_base_port()
+        up = ("up", "--detach", "--nodes", "1", "--agents", "0", "--dir", str(folder), "--base-port")
+        assert synod(*up, moved).code == 0
+        again = synod(*up, str(port - 1))
+        assert again.code == 64
+        assert f"node 1 of the cluster in {folder} has the address 127.0.0.1:{int(moved) + 1}" in again.err
 
 
 def test_a_node_that_lost_its_folder_says_so(small: LocalCluster, synod: Synod) -> None:
@@ -237,13 +243,24 @@ def test_up_in_the_foreground_ends_when_somebody_says_down(folder: Path, synod: 
 
 
 def test_ctrl_c_while_it_starts_leaves_nothing(folder: Path) -> None:
-    # Two of the three members can never answer, so it waits until it is interrupted.
-    cluster = LocalCluster.create(folder, nodes=3, node_args=["--log-level", "shout"])
-    with synod_process("up", "--detach", "--dir", str(folder)) as process:
-        out, err = process.communicate(timeout=60)
-    assert process.returncode == 3
-    assert "exit code 64" in err and "'shout' is not one of" in err
-    assert out == ""
+    cluster = LocalCluster.create(folder, nodes=3, node_args=["--election-timeout-ms", "60000"])
+    with synod_process("up", "--dir", str(folder)) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "starting 3 nodes\n"
+        while len(cluster.running()) < 3:
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.strip() == "synod: interrupted"
+    assert cluster.running() == {}
+
+
+def test_a_node_that_ends_at_once_is_named_with_its_log(folder: Path, synod: Synod) -> None:
+    cluster = LocalCluster.create(folder, nodes=1, node_args=["--log-level", "shout"])
+    done = synod("up", "--detach", "--dir", str(folder))
+    assert (done.code, done.out) == (3, "")
+    assert "node-1 ended by itself with exit code 64" in done.err and "'shout' is not one of" in done.err
     assert cluster.running() == {}
 
 
