@@ -107,6 +107,8 @@ class Agent:
         self._containers: dict[tuple[str, str], ContainerState] = {}
         self._signalled: dict[tuple[str, str], Signalled] = {}
         self._gone: set[str] = set()
+        self._settled: set[str] = set()
+        self._settled_until = float("-inf")
         self._revision = Revision(0)
         # What is under way: an offer or read is not made twice at once.
         self._busy: set[tuple[str, str]] = set()
@@ -197,6 +199,7 @@ class Agent:
             )
         self._desired, self._unreadable = {}, set()
         self._reported = {}
+        self._settled.clear()
         self._hear(items, revision)
         self._log.info("journal.heard", revision=revision, tasks=len(self._desired))
 
@@ -208,6 +211,7 @@ class Agent:
             if parsed is None or parsed.instance != self.instance:
                 continue
             is_news = True
+            self._settled.discard(parsed.task)
             if parsed.kind is Kind.TASK:
                 self._hear_task(parsed.task, value, modified)
             elif parsed.kind is Kind.STATUS:
@@ -263,7 +267,12 @@ class Agent:
         while True:
             self._changed = trio.Event()
             self._retry_at = float("inf")
+            now = trio.current_time()
+            if now >= self._settled_until:
+                self._settled.clear()
+                self._settled_until = now + LOOK_AGAIN_S
             decision = reconcile(self._view())
+            self._settled.update(decision.settled)
             did = False
             for action in decision.actions:
                 did |= self._perform(action)
@@ -273,7 +282,7 @@ class Agent:
             deadline = min(
                 decision.wake_at if decision.wake_at is not None else float("inf"),
                 self._retry_at,
-                trio.current_time() + LOOK_AGAIN_S,
+                self._settled_until,
             )
             with trio.move_on_at(deadline):
                 await self._changed.wait()
@@ -288,6 +297,7 @@ class Agent:
             containers=self._containers,
             signalled=self._signalled,
             gone=frozenset(self._gone),
+            settled=self._settled,
             now=trio.current_time(),
             wall=self._wall(),
             keep_stopped_s=self._keep_stopped_s,

@@ -21,7 +21,7 @@ The rules, in the order in which they are applied:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -109,6 +109,9 @@ class View:
     signalled: Mapping[tuple[str, str], Signalled] = field(default_factory=dict)
     gone: frozenset[str] = frozenset()
     """Tasks that a consistent read did not find in the journal."""
+    settled: Set[str] = frozenset()
+    """Tasks to pass over: an earlier decision found them settled, and nothing is new about them.
+    They are many: every task of the last hours."""
     now: float = 0.0
     wall: float = 0.0
     keep_stopped_s: float = KEEP_STOPPED_S_DEFAULT
@@ -202,12 +205,15 @@ class Decision:
     actions: tuple[Action, ...]
     wake_at: float | None
     """When to ask again though nothing changed (monotonic): a stop's time runs out."""
+    settled: tuple[str, ...] = ()
+    """Tasks with which there is nothing to do before they are old, or something is new about them."""
 
 
 @dataclass(slots=True)
 class _Plan:
     actions: list[Action] = field(default_factory=list)
     wake_at: float | None = None
+    settled: list[str] = field(default_factory=list)
 
     def wake(self, at: float) -> None:
         self.wake_at = at if self.wake_at is None else min(self.wake_at, at)
@@ -216,7 +222,7 @@ class _Plan:
 def reconcile(view: View) -> Decision:
     """Return what to do now, in order."""
     plan = _Plan()
-    for task_id in sorted(set(view.local) | set(view.desired or ())):
+    for task_id in sorted((set(view.local) | set(view.desired or ())) - view.settled):
         desired = view.desired.get(task_id) if view.desired is not None else None
         local = view.local.get(task_id)
         if local is not None:
@@ -224,7 +230,7 @@ def reconcile(view: View) -> Decision:
         elif desired is not None:
             _reconcile_new(view, plan, task_id, desired)
     plan.actions.sort(key=lambda action: _ORDER.index(type(action)))
-    return Decision(tuple(plan.actions), plan.wake_at)
+    return Decision(tuple(plan.actions), plan.wake_at, tuple(plan.settled))
 
 
 def _reconcile_new(view: View, plan: _Plan, task_id: str, desired: At[Task]) -> None:
@@ -233,6 +239,8 @@ def _reconcile_new(view: View, plan: _Plan, task_id: str, desired: At[Task]) -> 
     if before is not None and before.record.last_status is LastStatus.STOPPED:
         if _is_old(view, before.record.stopped_at):
             plan.actions.append(ForgetRecords(task_id, desired, before))
+        else:
+            plan.settled.append(task_id)
         return
     definition = view.definitions.get(task.task_definition)
     status: TaskStatus
@@ -297,6 +305,8 @@ def _reconcile_local(view: View, plan: _Plan, local: LocalTask, desired: At[Task
         assert before is not None
         if not left and _is_old(view, before.record.stopped_at):
             plan.actions.append(ForgetRecords(local.id, desired, before))
+        elif not left:
+            plan.settled.append(local.id)
         return
     status = _status(view, local, states, stopping=stopping, ended=ended)
     known = before.record.last_status if before is not None else LastStatus.PENDING

@@ -291,6 +291,16 @@ def test_after_stopped_was_reported_nothing_starts_and_nothing_is_reported() -> 
     assert decision.actions == (Terminate("t", "main"),)
 
 
+def test_a_task_with_which_all_is_done_is_settled_and_passed_over() -> None:
+    stopped: dict[str, Any] = {"reported": reported(LastStatus.STOPPED, stopped_at=9.0)}
+    assert decide(**stopped).settled == ("t",)
+    assert decide(local={"t": LOCAL}, containers=states(ended(), ended()), **stopped).settled == ("t",)
+    left = decide(local={"t": LOCAL}, containers=states(RUNNING, ended()), **stopped)
+    assert left.settled == (), "something of it is left"
+    assert decide().settled == ()
+    assert decide(settled={"t"}) == Decision((), None)
+
+
 @pytest.mark.parametrize("local", [{}, {"t": LOCAL}])
 def test_stopped_tasks_are_forgotten_after_their_time(local: dict[str, LocalTask]) -> None:
     stopped = reported(LastStatus.STOPPED, stopped_at=9.0)
