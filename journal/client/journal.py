@@ -507,6 +507,10 @@ class connect(AbstractAsyncContextManager[Journal]):
         if connector is None:
             from journal.rpc.connection import GrpcConnector
 
+            for index, endpoint in enumerate(endpoints):
+                host, _colon, port = endpoint.rpartition(":")
+                if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+                    raise InvalidRequest(f"endpoints[{index}]", f"{endpoint!r} is not of the form host:port")
             connector = GrpcConnector(cluster=cluster)
         self._router = Router(endpoints, connector, config, rng or random.Random())
         self._manager: AbstractAsyncContextManager[trio.Nursery] | None = None

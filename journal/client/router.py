@@ -163,7 +163,10 @@ class Router:
                 raise NotSent("this client is closed")
             found = self._connections.get(endpoint)
             if found is None:
-                found = self._connections[endpoint] = await self._connector.connect(endpoint)
+                try:
+                    found = self._connections[endpoint] = await self._connector.connect(endpoint)
+                except InvalidRequest as error:  # an address that a node named, not the caller
+                    raise Unavailable(f"{endpoint} cannot be connected to: {error}") from error
             return found
 
     async def aclose(self) -> None:

@@ -494,6 +494,8 @@ class Submitter:
             except JournalError as error:  # no correct node answers this to a submit
                 log.warning("submit failed: %s", error)
                 self._refuse_all(message, error)
+                if not message.offers:  # it failed before anything was taken from the queue
+                    await trio.sleep(self._config.backoff_max_s)
             else:
                 todo.extend(self._answered(message, verdicts))
 
@@ -642,5 +644,7 @@ class Submitter:
         return [message.part(offers[middle:]), message.part(offers[:middle])]
 
 
-_HAPPENED = frozenset({Reason.READ, Reason.RANGE, Reason.EXPECT})
+_HAPPENED = frozenset(
+    {Reason.READ, Reason.RANGE, Reason.EXPECT, Reason.BOUNDS, Reason.SET, Reason.ABSENT, Reason.TYPE}
+)
 """Reasons whose receipt names a revision that the journal has certainly reached."""

@@ -189,21 +189,24 @@ class FakeJournal:
             return record.value if record else None
 
         match mutation:
-            case Put(key, value, lease):
+            case Put(key, put, lease):
                 if lease and lease not in self.leases:
                     raise _No(Rejected(Reason.LEASE, where, key, actual=lease))
-                changes[key] = Change(key, value, lease)
+                changes[key] = Change(key, put, lease)
             case Delete(key):
                 if value_of(key) is not None:
                     changes[key] = Change(key, None, 0)
             case DeleteRange(start, end):
-                for key, _record in self.scan(start, end, self.revision):
-                    changes[key] = Change(key, None, 0)
+                present = {key for key, _record in self.scan(start, end, self.revision)}
+                written = {key for key in changes if start <= key and (not end or key < end)}
+                for key in sorted(present | written):
+                    if value_of(key) is not None:
+                        changes[key] = Change(key, None, 0)
             case Adjust(key, deltas, minimum, maximum):
-                present = value_of(key)
-                if present is None:
+                value = value_of(key)
+                if value is None:
                     raise _No(Rejected(Reason.ABSENT, where, key))
-                fields = msgpack.unpackb(present)
+                fields = msgpack.unpackb(value)
                 for name, delta in deltas.items():
                     result = fields.get(name, 0) + delta
                     if not minimum.get(name, result) <= result <= maximum.get(name, result):
