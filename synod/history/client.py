@@ -247,12 +247,18 @@ async def record_tail(
 
 
 async def record_end(
-    connector: Connector, nodes: dict[int, str], recorder: Recorder, *, timeout_s: float = 20.0
+    connector: Connector,
+    nodes: dict[int, str],
+    recorder: Recorder,
+    *,
+    after: int = 0,
+    timeout_s: float = 20.0,
 ) -> int:
     """Record what every node holds now that all is over; return the last revision.
 
-    The last revision is learned by a linearizable read; then each node's whole tail up to it,
-    and each node's chain at the slots that all of them have folded. Nobody may offer meanwhile.
+    The last revision is learned by a linearizable read; then each node's whole tail up to it (from
+    ``after`` on, where the history before is compacted), and each node's chain at some slots that
+    all of them have folded. Nobody may offer meanwhile.
     """
     with trio.fail_after(timeout_s):
         connections = {node: await connector.connect(endpoint) for node, endpoint in nodes.items()}
@@ -261,7 +267,7 @@ async def record_end(
         last = reply.revision
         async with trio.open_nursery() as nursery:
             for node, connection in connections.items():
-                nursery.start_soon(_record_node, connection, recorder, node, last)
+                nursery.start_soon(_record_node, connection, recorder, node, after, last)
         applied = [(await connection.status()).applied for connection in connections.values()]
         lowest = min(applied)
         for slot in sorted({max(1, lowest * part // 4) for part in range(1, 5)}):
@@ -272,5 +278,6 @@ async def record_end(
         return last
 
 
-async def _record_node(connection: Connection, recorder: Recorder, node: int, last: int) -> None:
-    await record_tail(connection, recorder, f"end-of-node-{node}", upto=last, node=node, final=True)
+async def _record_node(connection: Connection, recorder: Recorder, node: int, after: int, last: int) -> None:
+    name = f"end-of-node-{node}"
+    await record_tail(connection, recorder, name, upto=last, node=node, after=after, final=True)

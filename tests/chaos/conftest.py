@@ -144,14 +144,17 @@ class Chaos:
         client.kill()
         self.killed_clients.append(client)
 
-    def finish(self) -> Report:
-        """End the load, bring everything back, collect every node's history, and judge."""
+    def finish(self, *, after: int = 0) -> Report:
+        """End the load, bring everything back, collect every node's history, and judge.
+
+        ``after``: history up to here is compacted; the clients' own tails cover it.
+        """
         for client in self.clients:
             if client not in self.killed_clients:
                 client.stop(READY_TIMEOUT_S)
         self.cluster.start()
         self.cluster.wait_ready(READY_TIMEOUT_S)
-        trio.run(self._collect)
+        trio.run(self._collect, after)
         files = [self.folder / "chaos.jsonl", *(client.file for client in self.clients)]
         report = check(load(files))
         print(report)
@@ -159,13 +162,13 @@ class Chaos:
         assert report.counts["chains"] >= len(self.cluster.nodes)
         return report
 
-    async def _collect(self) -> None:
+    async def _collect(self, after: int) -> None:
         from journal.rpc.connection import GrpcConnector
         from synod.history.client import record_end
 
         connector = GrpcConnector(cluster=self.cluster.cluster_id)
         nodes = dict(zip(self.cluster.nodes, self.cluster.endpoints, strict=True))
-        await record_end(connector, nodes, self.recorder)
+        await record_end(connector, nodes, self.recorder, after=after)
         await connector.aclose()
 
     def clean_up(self) -> None:
