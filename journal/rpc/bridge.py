@@ -274,8 +274,12 @@ class _InlineGuest:
 def on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """The loop's handler of errors that nobody else took."""
     error = context.get("exception")
-    if isinstance(error, BlockingIOError) and "_handle_events" in repr(context.get("handle")):
-        return  # two loops of one process woke for one gRPC event, and the other one took it
+    if "PollerCompletionQueue._handle_events" in repr(context.get("handle")):
+        # gRPC has one queue of events for all loops of a process, also of those that are closed.
+        if isinstance(error, BlockingIOError):
+            return  # two loops woke for one event, and the other one took it
+        if isinstance(error, RuntimeError) and "closed" in str(error):
+            return  # the last words of a call of a loop that has ended since
     _log.error(
         "asyncio: %s", context.get("message"), exc_info=error if isinstance(error, BaseException) else None
     )

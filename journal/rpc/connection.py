@@ -414,9 +414,10 @@ class _Submits:
             )
 
     async def _write(self, call: Any) -> None:
-        # The node's first metadata says that the stream stands: what was not written before
-        # it failed to come up was certainly not submitted.
-        await call.initial_metadata()
+        # Nothing is written before the node has accepted the stream: so what a stream that never
+        # came up was to carry was certainly not submitted.
+        if methods.MD_NODE not in dict(await call.initial_metadata() or ()):
+            return  # refused: the status says why, and the reader gets it
         while not call.done():
             if not self._unwritten:
                 self._wake.clear()

@@ -58,7 +58,7 @@ class Duplex(Generic[Reply]):
         """Serve the stream until the client ends it, or raise what ends it otherwise."""
         self._edge.opened_stream()
         try:
-            await self._context.send_initial_metadata(())  # the client may write now
+            await self._edge.accept(self._context)
             await self._run()
         finally:
             self._closed = True

@@ -109,6 +109,10 @@ class Edge:
         """End a call with the status and trailers of ``error``."""
         await context.abort(status_of(error), str(error), trailers(error))
 
+    async def accept(self, context: Context) -> None:
+        """Tell a stream's client that it may write now."""
+        await context.send_initial_metadata(((methods.MD_NODE, str(self.node.config.node)),))
+
     def opened_stream(self) -> None:
         """Count a stream in. Raises ``Overloaded``."""
         if self.streams >= self.limits.submit_streams_max:

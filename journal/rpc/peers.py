@@ -280,8 +280,8 @@ class _Link:
         return task is not None and task.cancelling() > 0
 
     async def _write_to(self, call: grpc.aio.StreamStreamCall[ProtobufMessage, px.Empty]) -> None:
-        await call.initial_metadata()  # the peer has accepted this node
-        if call.done():
+        if methods.MD_NODE not in dict(await call.initial_metadata() or ()):
+            await call.code()  # refused: the status, which says why, comes behind the metadata
             return
         self._connected = True
         self._trouble = None

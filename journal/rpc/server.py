@@ -185,7 +185,7 @@ class Server:
         async def handler() -> None:
             metadata = dict(context.invocation_metadata() or ())
             sender = self._transport.check(metadata)
-            await context.send_initial_metadata(())
+            await self._edge.accept(context)
 
             async def read() -> px.Parcel | None:
                 parcel = await context.read()

@@ -74,7 +74,8 @@ def silence() -> Iterator[None]:
         yield
     finally:
         logging.getLogger().removeHandler(catch)
-    assert found == []
+    if found:
+        raise AssertionError("logged by the way:\n" + "\n".join(found))
 
 
 class Log:
@@ -209,7 +210,7 @@ class FakeNode:
     """As much of a node as the edge needs, which answers only when the test says so."""
 
     def __init__(self, limits: Limits | None = None) -> None:
-        self.config = SimpleNamespace(cluster=CLUSTER, limits=limits or Limits())
+        self.config = SimpleNamespace(cluster=CLUSTER, node=NodeId(1), limits=limits or Limits())
         self.space = SimpleNamespace(revision=Revision(0), get=lambda key, at=None: None)
         self.leader_endpoint = (NodeId(1), "127.0.0.1:1")
         self.submitted: list[tuple[bytes, Callable[[list[Verdict] | JournalError], None]]] = []

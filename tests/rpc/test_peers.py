@@ -198,6 +198,7 @@ def test_a_peer_that_does_not_fit_is_refused_and_logged_once(
                 one.transport.set_peers({NodeId(2): other.endpoint})
                 send(one.transport, 2, learn(1))
                 await until(lambda: len(calls) > 3)
+                assert len(one.log.named("peer.refused")) == 1, one.log.entries
                 (refused,) = one.log.named("peer.refused")
                 assert reason in refused["reason"]
                 assert other.got == []
