@@ -31,13 +31,19 @@ class World:
     """One node's space. Its writes wait in ``pending`` until ``flush``."""
 
     cache_records_max: int = 200_000
+    cache_bytes_max: int = 1 << 28
     storage: MemoryStorage = field(default_factory=MemoryStorage)
     entries: list[bytes] = field(default_factory=list)
     pending: list[tuple[Slot, list[Write]]] = field(default_factory=list)
     chains: list[bytes] = field(default_factory=lambda: [bytes(32)])
 
     def __post_init__(self) -> None:
-        self.space = Space.load(self.storage, cache_records_max=self.cache_records_max)
+        self.space = self._load()
+
+    def _load(self) -> Space:
+        return Space.load(
+            self.storage, cache_records_max=self.cache_records_max, cache_bytes_max=self.cache_bytes_max
+        )
 
     def fold(self, value: bytes) -> Folded:
         """Fold a new entry."""
@@ -77,7 +83,7 @@ class World:
         """Lose what is not written, load, fold again what the log still has; chains must match."""
         self.pending = []
         self.storage = self.storage.crashed()
-        self.space = Space.load(self.storage, cache_records_max=self.cache_records_max)
+        self.space = self._load()
         assert self.space.chain == self.chains[self.space.applied], f"loaded at slot {self.space.applied}"
         for value in self.entries[self.space.applied :]:
             folded = self._fold(value)
