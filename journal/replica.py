@@ -28,7 +28,7 @@ from journal.errors import JournalError, Unavailable
 from journal.types import Revision
 from journal.versions import Record
 
-log = logging.getLogger("journal.replica")
+log = logging.getLogger("journal.client.replica")
 
 Listener = Callable[[bytes, Record | None], None]
 

@@ -11,6 +11,8 @@ Where to look:
 Nothing here imports grpc: nodes are reached through ``journal.connection``.
 """
 
+import logging
+
 from journal.client.config import ClientConfig
 from journal.client.errors import LeaseLost, OfferId, OfferRejected, OffersUnresolved, OfferUnknown
 from journal.client.journal import Journal, connect
@@ -19,6 +21,9 @@ from journal.client.router import Counters
 from journal.client.tails import SnapshotPage, Tail
 from journal.client.transactions import Transaction
 from journal.connection import LINEARIZABLE, LOCAL, Consistency, TailMessage, at_least
+from journal.errors import JournalError, Overloaded, Unavailable
+
+logging.getLogger("journal.client").addHandler(logging.NullHandler())  # a library is quiet by itself
 
 __all__ = [
     "LINEARIZABLE",
@@ -27,16 +32,19 @@ __all__ = [
     "Consistency",
     "Counters",
     "Journal",
+    "JournalError",
     "Lease",
     "LeaseLost",
     "OfferId",
     "OfferRejected",
     "OfferUnknown",
     "OffersUnresolved",
+    "Overloaded",
     "SnapshotPage",
     "Tail",
     "TailMessage",
     "Transaction",
+    "Unavailable",
     "at_least",
     "connect",
 ]
