@@ -136,8 +136,8 @@ class Learner:
             sources += sorted(node for node in peers if node != self._config.node and node not in knowing)
         if not sources:
             return
-        preferred = self._source if self._source in knowing else leader
-        start = knowing.index(preferred) if preferred in knowing else 0
+        first_choices = [node for node in (self._source, leader) if node in (knowing or sources)]
+        start = sources.index(first_choices[0]) if first_choices else 0
         to = sources[(start + self._attempt) % len(sources)]
         self._attempt += 1
         self._blind = to not in knowing

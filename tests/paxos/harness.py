@@ -125,6 +125,7 @@ class Host:
     def drain(self) -> None:
         assert self.core is not None
         effects = self.core.drain()
+        self.cluster.drained(self.node, effects)
         checker = self.cluster.checker
         for record in effects.accepted:
             checker.accepted(record)
@@ -230,7 +231,6 @@ class Cluster:
         self.repeat = 0.0
         self._due: list[tuple[float, int, Envelope]] = []
         self._sent = 0
-        self.log: list[str] = []
         self.hosts: dict[int, Host] = {}
         for node in self.membership.nodes:
             self.add_host(node, start=start)
@@ -246,6 +246,9 @@ class Cluster:
         core = self.hosts[node].core
         assert core is not None, f"node {node} is down"
         return core
+
+    def drained(self, node: NodeId, effects: Effects) -> None:
+        """For a subclass that wants to know."""
 
     # -- the network -----------------------------------------------------------------
 

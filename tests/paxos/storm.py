@@ -63,7 +63,7 @@ class Storm:
     def deliver_in_group(self) -> None:
         """A few nodes hear only each other for a while, as a leader and half of its followers may."""
         nodes = sorted(self.cluster.hosts)
-        group = set(self.rng.sample(nodes, self.rng.randrange(1, len(nodes)) + 1))
+        group = set(self.rng.sample(nodes, min(len(nodes), self.rng.randrange(2, len(nodes) + 2))))
         for _ in range(self.rng.randrange(1, 6)):
             for envelope in list(self.cluster.network):
                 if envelope.to in group and envelope.sender in group and self.rng.random() < 0.95:
@@ -145,6 +145,8 @@ class Storm:
             host.start()
 
     def cut(self) -> None:
+        if len(self.cluster.hosts) == 1:
+            return
         one, other = self.rng.sample(sorted(self.cluster.hosts), 2)
         self.cluster.cut_link(one, other, both=self.rng.random() < 0.5)
 
