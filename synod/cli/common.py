@@ -167,9 +167,9 @@ def load_local(folder: Path) -> LocalCluster:
 
 
 def shown_path(path: Path) -> str:
-    """Return a path as short as it can be said from here."""
+    """Return a path as short as it can be said from here, if it is below here."""
     relative = os.path.relpath(path)
-    return relative if len(relative) < len(str(path)) else str(path)
+    return str(path) if relative.startswith(os.pardir) else relative
 
 
 def examples(*lines: str) -> str:
