@@ -31,7 +31,7 @@ from cluster.records import (
 )
 from cluster.state import ClusterState, TaskView
 from cluster.transitions import IllegalTransition
-from journal.offers import Adjust, Offer, Put
+from journal.offers import Adjust, LeaseRevoke, Offer, Put
 from journal.types import Revision
 from tests.cluster.naive import NaiveJournal, Refused
 
@@ -46,13 +46,19 @@ class Violation(AssertionError):
 class Anarchy:
     """Schedulers and agents that act on states as old as they like, and repeat themselves."""
 
-    def __init__(self, rng: random.Random, spoil: Callable[[Offer], Offer] = lambda offer: offer) -> None:
+    def __init__(
+        self,
+        rng: random.Random,
+        spoil: Callable[[Offer], Offer] = lambda offer: offer,
+        journal: NaiveJournal | None = None,
+    ) -> None:
         self.rng = rng
         self.spoil = spoil
-        self.journal = NaiveJournal()
+        self.journal = journal or NaiveJournal()
         self.states: list[ClusterState] = []
         self.tasks = 0
         self.leases = 0
+        self.lease_of: dict[str, int] = {}
         self.sent: list[Offer] = []
         self.runs: dict[str, set[str]] = {}
         definition = TaskDefinition(
@@ -182,6 +188,7 @@ class Anarchy:
 
     def connect(self, instance: str) -> None:
         self.leases += 1
+        self.lease_of[instance] = self.leases
         state = self.journal.state()
         view = state.instance(CLUSTER, instance)
         assert view is not None and view.registration is not None
@@ -199,9 +206,7 @@ class Anarchy:
 
     def lose_lease(self) -> None:
         instance = self.rng.choice("ab")
-        self.journal.values.pop(keys.alive(CLUSTER, instance), None)
-        self.journal.revision = Revision(self.journal.revision + 1)
-        self.journal.modified[keys.alive(CLUSTER, instance)] = self.journal.revision
+        self.offer(Offer((LeaseRevoke(self.lease_of[instance]),)))
         if self.rng.random() < 0.7:
             self.connect(instance)
 
