@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-import grpc.aio
 from google.protobuf.message import Message
 
 from journal.errors import JournalError, Overloaded
@@ -102,8 +101,8 @@ class Duplex(Generic[Reply]):
             ):
                 self._wake_reader.clear()
                 await self._wake_reader.wait()
-            request = await context.read()
-            if request is grpc.aio.EOF:
+            request = await self._edge.read(context)
+            if request is None:
                 return
             self._inflight += 1
             take(request, reply)

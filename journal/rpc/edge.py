@@ -62,6 +62,13 @@ class EdgeLimits:
                 raise ValueError(f"{field.name} must be positive, not {getattr(self, field.name)}")
 
 
+def decoded(request: Any) -> Any:
+    """Return a request as it was decoded; raise what stands in its place (``Method.decode_request``)."""
+    if isinstance(request, InvalidRequest):
+        raise request
+    return request
+
+
 class Edge:
     """One node's side of the edge."""
 
@@ -108,6 +115,13 @@ class Edge:
     async def abort(self, context: Context, error: JournalError) -> None:
         """End a call with the status and trailers of ``error``."""
         await context.abort(status_of(error), str(error), trailers(error))
+
+    @staticmethod
+    async def read(context: Context) -> Any:
+        """Return the next message of a stream, None at its end. Raises ``InvalidRequest`` for
+        bytes that are no message."""
+        request = await context.read()
+        return None if request is grpc.aio.EOF else decoded(request)
 
     async def accept(self, context: Context) -> None:
         """Tell a stream's client that it may write now."""

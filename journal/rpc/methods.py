@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
+from journal.errors import InvalidRequest
 from journal.rpc.pb import admin_pb2, journal_pb2, paxos_pb2
 
 JOURNAL = "synod.journal.v1.Journal"
@@ -35,7 +36,12 @@ class Method:
         return f"/{self.service}/{self.name}"
 
     def decode_request(self, data: bytes) -> Any:
-        return self.request.FromString(data)
+        """Return the request, or an ``InvalidRequest`` in its place for the handler to raise: what
+        a deserializer raises itself, gRPC logs as a fault of the node's and answers with UNKNOWN."""
+        try:
+            return self.request.FromString(data)
+        except DecodeError:
+            return InvalidRequest("request", f"is not a {self.request.DESCRIPTOR.full_name}")
 
     def decode_reply(self, data: bytes) -> Any:
         return self.reply.FromString(data)

@@ -24,7 +24,7 @@ from structlog.typing import FilteringBoundLogger
 from journal.errors import JournalError
 from journal.rpc import methods
 from journal.rpc.channels import MESSAGE_SLACK_BYTES, server_options
-from journal.rpc.edge import Context, Edge, EdgeLimits
+from journal.rpc.edge import Context, Edge, EdgeLimits, decoded
 from journal.rpc.methods import Method
 from journal.rpc.pb import paxos_pb2 as px
 from journal.rpc.peers import GrpcTransport
@@ -161,7 +161,7 @@ class Server:
 
     def _unary(self, handler: Callable[[Any], Awaitable[Message]]) -> Callable[..., Awaitable[Message]]:
         async def call(request: Any, context: Context) -> Message:
-            return await self._edge.guarded(context, lambda: handler(request))
+            return await self._edge.guarded(context, lambda: handler(decoded(request)))
 
         return call
 
@@ -169,7 +169,7 @@ class Server:
         self, handler: Callable[[Any, Context], Awaitable[None]]
     ) -> Callable[..., Awaitable[None]]:
         async def call(request: Any, context: Context) -> None:
-            await self._edge.guarded(context, lambda: handler(request, context))
+            await self._edge.guarded(context, lambda: handler(decoded(request), context))
 
         return call
 
@@ -188,8 +188,8 @@ class Server:
             await self._edge.accept(context)
 
             async def read() -> px.Parcel | None:
-                parcel = await context.read()
-                return None if parcel is grpc.aio.EOF else parcel
+                parcel: px.Parcel | None = await self._edge.read(context)
+                return parcel
 
             await self._transport.receive(sender, read)
 
