@@ -75,7 +75,12 @@ class Level:
             "failed": self.failed,
             "seconds": round(self.seconds, 2),
             "cores": {name: round(used, 2) for name, used in self.cpu.items()},
+            "cpu_us_an_offer": {name: round(used, 1) for name, used in self.cpu_us().items()},
         }
+
+    def cpu_us(self) -> dict[str, float]:
+        """Return the processor time that one offer costs each process, in microseconds."""
+        return {name: used / self.rate * 1e6 if self.rate else 0.0 for name, used in self.cpu.items()}
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
@@ -220,12 +225,9 @@ async def run_levels(cluster: LocalCluster, seconds: float, value: bytes, consol
     }
     processes["load"] = os.getpid()
     levels = [
-        Level("wire", 1, 1),
-        Level("wire", 64, 1),
-        Level("wire", 6400, MESSAGE_OFFERS),
-        Level("client", 1, 1),
-        Level("client", 64, 1),
-        Level("client", 6400, MESSAGE_OFFERS),
+        Level(way, inflight, a_message)
+        for way in ("wire", "client")
+        for inflight, a_message in ((1, 1), (64, 1), (6400, MESSAGE_OFFERS))
     ]
     for level in levels:
         workers = level.inflight // level.a_message
@@ -288,6 +290,23 @@ def show(console: Console, disk: dict[str, Any], levels: Sequence[Level], value_
     what = f"this disk: append and sync {APPEND_BYTES} B"
     table.add_row(what, "1", "", f"{disk['appends_per_s']:,}", *numbers, "", "", "", "")
     console.print(table)
+    console.print(where_it_goes(levels[2]))
+
+
+def where_it_goes(level: Level) -> str:
+    """Say in words what bounds the highest rate: the processors, or the wait for the disks."""
+    cost = level.cpu_us()
+    total = sum(cost.values())
+    cores = os.cpu_count() or 1
+    parts = ", ".join(f"{name} {used:.1f}" for name, used in cost.items())
+    busy = sum(level.cpu.values())
+    return (
+        f"At {level.inflight:,} in flight one offer costs {total:.0f} µs of processor time in all "
+        f"({parts}): {cores} cores could do {cores / total * 1e6:,.0f} offers/s; "
+        f"{busy:.2f} of them were busy here."
+        if total
+        else "Nothing was committed."
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
