@@ -1,4 +1,8 @@
-"""The agent as a program: ``run(options)``. Expected faults are one log line and an exit code."""
+"""The agent as a program: ``run(options)``. Expected faults are one log line and an exit code.
+
+Whatever starts agents must not end their tasks with them: under systemd that is
+``KillMode=process``.
+"""
 
 from __future__ import annotations
 

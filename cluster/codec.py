@@ -18,6 +18,8 @@ from typing import Any, Self
 
 import msgpack
 
+from journal.offers import INT64_MAX, INT64_MIN
+
 
 class RecordInvalid(ValueError):
     """A record that breaks its form. ``where`` is a path such as ``containers[0].exitCode``."""
@@ -150,4 +152,11 @@ def _checked(value: Any, kind: Any, where: str) -> Any:
         return float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise RecordInvalid(where, f"{kind.__name__} is wanted, not {type(value).__name__}")
+    if kind is int and not INT64_MIN <= value <= INT64_MAX:
+        raise RecordInvalid(where, f"{value} is not a 64-bit number")
+    if kind is str:
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise RecordInvalid(where, f"{value!r} is not valid UTF-8") from None
     return value

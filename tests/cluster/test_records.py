@@ -43,7 +43,7 @@ TASKS = st.builds(
     stopping_at=st.none() | TIMES,
     stop_code=st.none() | st.sampled_from(StopCode),
     stopped_reason=st.none() | TEXTS,
-    extra=st.dictionaries(st.sampled_from(["later", "evenLater"]), st.integers() | TEXTS),
+    extra=st.dictionaries(st.sampled_from(["later", "evenLater"]), st.integers(-(2**63), 2**64 - 1) | TEXTS),
 )
 STATUSES = st.builds(
     TaskStatus,
@@ -120,6 +120,7 @@ def test_every_record_survives_its_defaults() -> None:
         ({"cpu": 1, "memory": 1}, "", "taskDefinition missing"),
         ({"taskDefinition": 7, "cpu": 1, "memory": 1}, "taskDefinition", "str is wanted, not int"),
         ({"taskDefinition": "a:1", "cpu": True, "memory": 1}, "cpu", "int is wanted, not bool"),
+        ({"taskDefinition": "a:1", "cpu": 2**63, "memory": 1}, "cpu", "is not a 64-bit number"),
         ({"taskDefinition": "a:1", "cpu": -1, "memory": 1}, "", "must not be negative"),
         ({"taskDefinition": "a:1", "cpu": 1, "memory": 1, "ports": 5}, "ports", "a list is wanted"),
         ({"taskDefinition": "a:1", "cpu": 1, "memory": 1, "ports": [1, "x"]}, "ports[1]", "int is wanted"),
@@ -142,6 +143,11 @@ def test_a_broken_task_is_refused_with_the_place(value: object, where: str, why:
 def test_bytes_that_are_no_record_are_refused(data: bytes) -> None:
     with pytest.raises(RecordInvalid):
         Capacity.unpack(data)
+
+
+def test_text_that_no_journal_can_carry_is_refused() -> None:
+    with pytest.raises(RecordInvalid, match=r"startedBy: '\\udcff' is not valid UTF-8"):
+        Task.from_map({"taskDefinition": "a:1", "cpu": 1, "memory": 1, "startedBy": "\udcff"})
 
 
 def test_a_place_inside_is_named_in_full() -> None:
