@@ -13,6 +13,7 @@ network only once something is asked of it, so it can be opened before the journ
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
@@ -39,7 +40,7 @@ from journal.connection import (
     ScanReply,
     TailMessage,
 )
-from journal.errors import InvalidRequest, JournalError, NotLeader, Overloaded, Unavailable
+from journal.errors import InvalidRequest, JournalError, NotLeader, Overloaded, RevisionCompacted, Unavailable
 from journal.limits import LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN
 from journal.offers import Delete, LeaseGrant, LeaseRevoke, Offer, Put, Reason, Rejected, Verdict
 from journal.types import NodeId, Revision
@@ -151,25 +152,34 @@ class Journal:
         Returns what it returned. An exception in it ends the transaction without any effect.
         Raises ``OfferRejected`` if it still meets a conflict after ``conflict_attempts_max``
         runs, or if it is rejected for what it wrote (bounds, a missing key); errors as ``offer``.
+        ``timeout_s`` is for each of its reads, and for the commit.
         """
         config, rng = self._router.config, self._router.rng
         timeout = self._timeout(timeout_s)
-        attempt = 0
-        while True:
+        for attempt in itertools.count(1):
             transaction = new_transaction(self._reads, timeout, label)
+            conflict: OfferRejected | RevisionCompacted
             try:
                 value = await function(transaction)
+            except RevisionCompacted as compacted:  # it took so long that its revision is gone
+                conflict = compacted
+            else:
                 offer = transaction.offer()
-                if offer is not None:
+                if offer is None:
+                    return value
+                try:
                     transaction.revision = await self.offer(offer, timeout_s=timeout)
-                return value
-            except OfferRejected as rejected:
-                self._router.counters.conflicts += 1
-                attempt += 1
-                if rejected.receipt.reason not in RETRIED or attempt >= config.conflict_attempts_max:
-                    raise
+                    return value
+                except OfferRejected as rejected:
+                    if rejected.receipt.reason not in RETRIED:
+                        raise
+                    conflict = rejected
+            self._router.counters.conflicts += 1
+            if attempt >= config.conflict_attempts_max:
+                raise conflict
             # Those who collide come apart: the wait grows with the number of collisions.
             await trio.sleep(rng.uniform(0, min(config.backoff_max_s, 0.001 * 2.0**attempt)))
+        raise AssertionError("unreachable")
 
     # -- reads --------------------------------------------------------------------------
 
@@ -422,7 +432,7 @@ class Journal:
         async def call(connection: Connection) -> None:
             await connection.compact(Revision(revision))
 
-        await self._at_leader(call, self._timeout(timeout_s))
+        await self._at_leader(call, self._timeout(timeout_s), repeat=True)
 
     async def _at_leader(
         self, call: Callable[[Connection], Awaitable[T]], timeout_s: float | None, *, repeat: bool = False
@@ -438,7 +448,8 @@ class Journal:
                 try:
                     return await self._router.at_leader(call, attempt_s)
                 except (NotLeader, NotSent):
-                    continue
+                    if self._router.closed:
+                        raise
                 except Overloaded as error:
                     await trio.sleep(error.retry_after_ms / 1000 * self._router.rng.uniform(1.0, 1.5))
                 except Unavailable:

@@ -115,7 +115,7 @@ class Router:
         self._connector = connector
         self._connections: dict[str, Connection] = {}
         self._locks: dict[str, trio.Lock] = {}
-        self._closed = False
+        self.closed = False
         self._wrong: dict[str, WrongCluster] = {}
 
         # In random order, so that many clients do not all begin with the same node.
@@ -159,7 +159,7 @@ class Router:
         if found is not None:
             return found
         async with self._locks.setdefault(endpoint, trio.Lock()):
-            if self._closed:
+            if self.closed:
                 raise NotSent("this client is closed")
             found = self._connections.get(endpoint)
             if found is None:
@@ -170,7 +170,7 @@ class Router:
             return found
 
     async def aclose(self) -> None:
-        self._closed = True
+        self.closed = True
         connections, self._connections = self._connections, {}
         for connection in connections.values():
             await connection.aclose()
@@ -312,6 +312,8 @@ class Router:
         tries = 0
         with trio.move_on_after(math.inf if timeout_s is None else timeout_s):
             while True:
+                if self.closed:
+                    raise NotSent("this client is closed")
                 endpoint = self._leader if leader_first and tries == 0 and self._confirmed else self.home
                 delay = 0.0
                 try:

@@ -542,12 +542,11 @@ class Submitter:
         """Fix the base of a message that is sent for the first time."""
         if message.base is not None:
             return
-        if not self._based:
-            if self._router.seen == 0 or message.renewals:
-                consistency = LINEARIZABLE if message.renewals else LOCAL
-                reply = await connection.get([], at=None, consistency=consistency)
-                self._router.saw(reply.revision)
-            self._based = True
+        if message.renewals or (self._router.seen == 0 and not self._based):
+            consistency = LINEARIZABLE if message.renewals else LOCAL
+            reply = await connection.get([], at=None, consistency=consistency)
+            self._router.saw(reply.revision)
+            self._based = True  # the journal may well be empty, and seen stay at 0
         message.base = self._router.seen
 
     # -- answers ------------------------------------------------------------------------
@@ -593,7 +592,6 @@ class Submitter:
         again = message.part(renew)
         again.base = None
         again.renewals = message.renewals + 1
-        self._based = False
         return [again]
 
     def _refused(self, message: _Message, error: OfferInvalid) -> list[_Message]:

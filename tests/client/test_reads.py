@@ -9,7 +9,7 @@ import trio
 
 from journal.client import LINEARIZABLE, LOCAL, ClientConfig, at_least, connect
 from journal.client import reads as reads_module
-from journal.connection import Level
+from journal.connection import Level, NotSent
 from journal.errors import InvalidRequest, RevisionCompacted, RevisionInFuture, Unavailable
 from journal.limits import Limits
 from journal.types import Revision
@@ -174,6 +174,24 @@ async def test_no_node_at_all(autojump_clock: object) -> None:
         assert scope.cancelled_caught
         statuses = await journal.statuses()
         assert all(isinstance(status, Unavailable) for status in statuses.values())
+
+
+async def test_a_closed_client_says_so_at_once(autojump_clock: object) -> None:
+    async with client(FakeCluster()) as journal:
+        pass
+    for call in (
+        journal.get(b"a"),
+        journal.revision(timeout_s=None),
+        journal.compact(1),
+        journal.keep_alive(1, timeout_s=None),
+        journal.status("n1:1"),
+    ):
+        with pytest.raises(NotSent, match="closed"):
+            await call
+    with pytest.raises(Unavailable, match="closed"):
+        async with journal.tail(0):
+            pass
+    assert trio.current_time() < 1
 
 
 async def test_status_and_leadership(autojump_clock: object) -> None:

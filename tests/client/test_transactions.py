@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from journal.client import OfferRejected, Transaction
 from journal.errors import InvalidRequest
-from journal.offers import Reason
+from journal.offers import Offer, Put, Reason
 
 from .fake import FakeCluster, Fate, Faults, client
 
@@ -189,6 +189,40 @@ async def test_endless_conflicts_end(autojump_clock: object) -> None:
         with pytest.raises(OfferRejected):
             await journal.transact(unlucky)
         assert journal.counters.conflicts == 5
+
+
+async def test_a_rejection_of_the_functions_own_offers_is_its_own_affair(autojump_clock: object) -> None:
+    async with client(FakeCluster()) as journal:
+        await journal.put(b"a", b"")
+        runs = 0
+
+        async def function(transaction: Transaction) -> None:
+            nonlocal runs
+            runs += 1
+            await journal.offer(Offer((Put(b"b", b""),), reads=(b"a",), at=0))
+
+        with pytest.raises(OfferRejected):
+            await journal.transact(function)
+        assert runs == 1
+
+
+async def test_a_transaction_overtaken_by_compaction_runs_again(autojump_clock: object) -> None:
+    cluster = FakeCluster()
+    async with client(cluster) as journal:
+        await journal.put(b"a", b"1")
+        runs = 0
+
+        async def function(transaction: Transaction) -> bytes | None:
+            nonlocal runs
+            runs += 1
+            await transaction.get(b"b")
+            if runs == 1:
+                await journal.put(b"a", b"2")
+                await journal.compact(2)
+            return await transaction.get(b"a")
+
+        assert await journal.transact(function) == b"2"
+        assert runs == 2
 
 
 async def test_its_revision_and_label(autojump_clock: object) -> None:
