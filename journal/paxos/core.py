@@ -76,7 +76,9 @@ class Paxos:
         self._memberships = MembershipHistory(recovered.memberships)
         accepted = [record for record in recovered.accepted if record.slot > recovered.applied]
         self._acceptor = Acceptor(recovered.promised, accepted, self._outbox)
-        self._learner = Learner(config, recovered.applied, self._acceptor, self._memberships, self._outbox)
+        self._learner = Learner(
+            config, recovered.applied, self._acceptor, self._memberships, self._outbox, now
+        )
         self._silence = Silence(config.election_timeout_s, rng, now)
         self._reads = FollowerReads(
             self._outbox, rng, now, timeout_s=config.election_timeout_s, retry_s=config.retry_interval_s
@@ -486,6 +488,8 @@ class Paxos:
             self._outbox.send(sender, Learned(self.chosen, ()))
 
     def on_learned(self, sender: NodeId, message: Learned) -> None:
+        for record in message.entries:
+            membership_of(record.value)
         self._learner.heard(sender, message.chosen)
         before = self.chosen
         for record in message.entries:

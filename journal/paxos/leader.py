@@ -360,10 +360,10 @@ class Leadership:
             self._heartbeat(0)
 
     def next_deadline(self) -> float:
-        deadlines = [self._heartbeat_at]
-        if self.transfer is not None:
-            deadlines.append(min(self.transfer.fails_at, self.transfer.retry_at))
-        return min(deadlines)
+        """The next heartbeat: what is overdue by then (retries, check-quorum) is done with it."""
+        return (
+            self._heartbeat_at if self.transfer is None else min(self._heartbeat_at, self.transfer.fails_at)
+        )
 
     # -- transfer ------------------------------------------------------------------------
 

@@ -40,6 +40,7 @@ class Learner:
         acceptor: Acceptor,
         memberships: MembershipHistory,
         outbox: Outbox,
+        now: float,
     ) -> None:
         self.chosen = chosen
         """Every slot up to here is chosen, and known to be."""
@@ -47,7 +48,7 @@ class Learner:
         """How far the leader of the promised ballot says that slots are chosen."""
         self.known: dict[NodeId, Slot] = {}
         """How far each peer said that it knows; a hint of whom to ask, no more."""
-        self.retry_at = 0.0
+        self.retry_at = now
         self._config = config
         self._acceptor = acceptor
         self._memberships = memberships
@@ -87,7 +88,6 @@ class Learner:
         """
         held = self._acceptor.log.get(record.slot)
         if held is None or held.ballot < record.ballot:
-            membership_of(record.value)
             self._acceptor.accept(record)
             self.choose(record)
         elif held.value == record.value:
@@ -135,6 +135,7 @@ class Learner:
         if anybody:
             sources += sorted(node for node in peers if node != self._config.node and node not in knowing)
         if not sources:
+            self.retry_at = now + self._config.retry_interval_s
             return
         first_choices = [node for node in (self._source, leader) if node in (knowing or sources)]
         start = sources.index(first_choices[0]) if first_choices else 0

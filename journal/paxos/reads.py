@@ -158,9 +158,10 @@ class FollowerReads:
                 del self._asked[number]
                 for read in question.reads:
                     self._outbox.read_ready(read, None)
-            elif now >= question.retry_at and leader is not None:
+            elif now >= question.retry_at:
                 question.retry_at = now + self._retry_s
-                self._outbox.send(leader, ReadIndex(number))
+                if leader is not None:
+                    self._outbox.send(leader, ReadIndex(number))
 
     def next_deadline(self) -> float:
         return min(

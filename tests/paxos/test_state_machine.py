@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from journal.entries import pack_membership
 from journal.paxos import Membership, Role
+from journal.paxos.messages import Accept, Accepted
 from journal.types import NodeId
 from tests.paxos.harness import Cluster, Host, members
 from tests.paxos.storm import Storm
@@ -32,7 +33,12 @@ class ClusterMachine(RuleBasedStateMachine):
         self.cluster = Cluster(3, start=False)
         self.numbers = 0
 
-    @initialize(nodes=st.sampled_from((3, 3, 3, 5, 2, 1)), learners=st.sampled_from((0, 0, 1)), seed=ANY, window=st.integers(1, 5))
+    @initialize(
+        nodes=st.sampled_from((3, 3, 3, 5, 2, 1)),
+        learners=st.sampled_from((0, 0, 1)),
+        seed=ANY,
+        window=st.integers(1, 5),
+    )
     def start(self, nodes: int, learners: int, seed: int, window: int) -> None:
         self.cluster = Cluster(
             nodes,
@@ -68,10 +74,10 @@ class ClusterMachine(RuleBasedStateMachine):
             if self.cluster.network:
                 self.cluster.deliver(self.cluster.network.pop(0))
 
-    @rule(one=ANY, other=ANY, third=ANY)
-    def talk(self, one: int, other: int, third: int) -> None:
+    @rule(one=ANY, other=ANY)
+    def talk(self, one: int, other: int) -> None:
         nodes = sorted(self.cluster.hosts)
-        self.cluster.talk(*{nodes[choice % len(nodes)] for choice in (one, other, third)})
+        self.cluster.talk(nodes[one % len(nodes)], nodes[other % len(nodes)])
 
     @precondition(lambda self: self.cluster.network)
     @rule(choice=ANY)
@@ -133,6 +139,24 @@ class ClusterMachine(RuleBasedStateMachine):
         if host is not None:
             for _ in range(count):
                 host.propose(b"v%d" % self.number())
+
+    @rule(choice=ANY, other=ANY)
+    def agree(self, choice: int, other: int) -> None:
+        """One proposes and another accepts; nobody is told that it is chosen."""
+        host = self.pick(choice)
+        if host is not None:
+            nodes = sorted(self.cluster.hosts)
+            host.propose(b"v%d" % self.number())
+            self.cluster.talk(host.node, nodes[other % len(nodes)], kinds=(Accept, Accepted))
+
+    @rule()
+    def lose_all(self) -> None:
+        self.cluster.network.clear()
+
+    @rule(choice=ANY)
+    def lose_all_to(self, choice: int) -> None:
+        nodes = sorted(self.cluster.hosts)
+        self.cluster.lose(to=nodes[choice % len(nodes)])
 
     @rule(choice=ANY)
     def read(self, choice: int) -> None:

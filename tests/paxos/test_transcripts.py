@@ -109,7 +109,9 @@ class TracingCluster(Cluster):
         for held in effects.chosen:
             self.lines.append(f"  {node} chosen {record(held)}")
         for read, slot in effects.reads:
-            self.lines.append(f"  {node} read {read} " + ("failed" if slot is None else f"ready at slot {slot}"))
+            self.lines.append(
+                f"  {node} read {read} " + ("failed" if slot is None else f"ready at slot {slot}")
+            )
         for to, first, last in effects.send_entries:
             self.lines.append(f"  {node} answers {to} from its log: slots {first} to {last}")
 
@@ -149,7 +151,9 @@ class Story:
         self.talk(node, *voters)
         self.lose()
         core = self.cluster[int(node)]
-        self.lines[:] = [f"  {node} {core.role.value} at {core.ballot}, leader {core.leader}, chosen {core.chosen}"]
+        self.lines[:] = [
+            f"  {node} {core.role.value} at {core.ballot}, leader {core.leader}, chosen {core.chosen}"
+        ]
 
     def tick(self, node: str, seconds: str) -> None:
         """NODE SECONDS: that much time passes, and NODE looks at its clock."""
@@ -228,7 +232,8 @@ class Story:
             core = host.core
             leads = f", {core.slots_in_flight} in flight" if core.role is Role.LEADER else ""
             self.lines.append(
-                f"  {node} {core.role.value} at {core.ballot}, leader {core.leader}, chosen {core.chosen}{leads}"
+                f"  {node} {core.role.value} at {core.ballot}, leader {core.leader},"
+                f" chosen {core.chosen}{leads}"
             )
 
 
