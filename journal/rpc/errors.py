@@ -14,6 +14,7 @@ from typing import NamedTuple
 import grpc
 from google.protobuf.message import DecodeError
 
+from journal.connection import NotSent
 from journal.errors import (
     InvalidRequest,
     JournalError,
@@ -126,6 +127,10 @@ TABLE: tuple[_Row, ...] = (
     ),
 )
 
+_NOT_CONNECTED = "failed to connect to all addresses"
+"""How gRPC begins to say that a call found no connection to be sent on. It has no code of its
+own for that; should the words change, the caller only learns less: "unknown" for "not sent"."""
+
 _BY_CODE = {row.code: row for row in TABLE}
 
 
@@ -203,4 +208,6 @@ def error_of_call(
         return InvalidRequest("message", text)
     if status is Status.UNIMPLEMENTED:
         return WrongCluster(f"what answers at {endpoint} is not a node of a journal: {text}")
+    if status is Status.UNAVAILABLE and text.startswith(_NOT_CONNECTED):
+        return NotSent(f"{endpoint}: {text}")
     return Unavailable(f"{endpoint}: {text} ({status.name})")

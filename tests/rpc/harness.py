@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import random
 import time
@@ -49,6 +50,7 @@ def guest(test: Callable[P, Awaitable[None]]) -> Callable[P, None]:
         with silence():
             bridge.run_guest(main)
 
+    run.__signature__ = inspect.signature(test)  # type: ignore[attr-defined]  # pytest's fixtures
     del run.__wrapped__  # else pytest-trio sees through to the async one
     return run
 
