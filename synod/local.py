@@ -24,9 +24,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from synod.local_state import (
     HOST,
@@ -41,13 +40,11 @@ from synod.local_state import (
     free_ports,
     require_free,
 )
+from synod.local_view import NodeView, ballot_of, view_of, what_is_missing
 from synod.processes import Children, ProcessRef, last_lines, stop_all, wait_ended, wait_paused
 
 if TYPE_CHECKING:
     from journal.node import NodeStatus
-
-Probe = Callable[[Sequence[str], str, float], "dict[str, NodeStatus | str]"]
-"""(endpoints, cluster id, seconds) to what each node says of itself, or why it does not."""
 
 __all__ = ["LocalCluster", "LocalClusterError", "NoCluster", "NodeView", "NotReady", "PortInUse"]
 
@@ -58,42 +55,12 @@ UP = "up"
 """The name under which a foreground ``synod up`` is recorded."""
 
 
-@dataclass(frozen=True, slots=True)
-class NodeView:
-    """One node as ``status`` sees it: its process, and what it says of itself."""
-
-    node: int
-    endpoint: str
-    pid: int | None
-    role: str
-    """``leader``, ``follower``, ``candidate``, or ``down``, ``paused``, ``unreachable``."""
-    said: NodeStatus | None
-    why: str
-    """Why it says nothing; empty where it does."""
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the node for ``synod status --json``."""
-        view: dict[str, Any] = {
-            "node": self.node,
-            "endpoint": self.endpoint,
-            "role": self.role,
-            "pid": self.pid,
-            "health": self.why or (self.said.health if self.said else "unknown"),
-        }
-        if self.said:
-            said = asdict(self.said)
-            said["members"] = [{"node": node, "endpoint": endpoint} for node, endpoint in said["members"]]
-            view = {**said, **view}
-        return view
-
-
 class LocalCluster:
     """The cluster of one folder. Several processes may hold one for the same folder."""
 
-    def __init__(self, folder: Path, *, probe: Probe | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._file = StateFile(folder)
-        self._probe = probe
         self._children = Children()
 
     # -- making and finding it ----------------------------------------------------
@@ -108,7 +75,6 @@ class LocalCluster:
         *,
         node_args: Sequence[str] = (),
         agent_args: Sequence[str] = (),
-        probe: Probe | None = None,
     ) -> LocalCluster:
         """Plan a new cluster; nothing is started. ``base_port`` None takes free ports; else node n
         listens on ``base_port + n``. ``node_args`` and ``agent_args`` are more arguments for each
@@ -118,7 +84,7 @@ class LocalCluster:
         """
         if not 1 <= nodes <= NODES_MAX:
             raise LocalClusterError(f"a cluster has 1 to {NODES_MAX} nodes, not {nodes} (3 or 5 are usual)")
-        cluster = cls(Path(folder).absolute(), probe=probe)
+        cluster = cls(Path(folder).absolute())
         ports = free_ports(nodes) if base_port is None else [base_port + n for n in range(1, nodes + 1)]
         if ports[-1] > 65_535 or ports[0] < 1:
             raise LocalClusterError(f"base port {base_port} leaves no valid ports for {nodes} nodes")
@@ -142,9 +108,9 @@ class LocalCluster:
         return cluster
 
     @classmethod
-    def load(cls, folder: str | Path, *, probe: Probe | None = None) -> LocalCluster:
+    def load(cls, folder: str | Path) -> LocalCluster:
         """Return the cluster of a folder, running or not. Raises ``NoCluster``."""
-        cluster = cls(Path(folder).absolute(), probe=probe)
+        cluster = cls(Path(folder).absolute())
         cluster._file.read()
         return cluster
 
@@ -338,16 +304,20 @@ class LocalCluster:
         alive = self._alive(state)
         paused = {name for name, ref in alive.items() if ref.paused}
         askable = [plan.endpoint for plan in state.nodes if plan.name in alive and plan.name not in paused]
-        answers = self._ask(askable, state.cluster, timeout_s) if askable else {}
+        answers: dict[str, NodeStatus | str] = {}
+        if askable:
+            from synod.probe import statuses
+
+            answers = statuses(askable, state.cluster, timeout_s)
         return [
-            _view(plan, alive.get(plan.name), plan.name in paused, answers.get(plan.endpoint))
+            view_of(plan, alive.get(plan.name), plan.name in paused, answers.get(plan.endpoint))
             for plan in state.nodes
         ]
 
     def leader(self, timeout_s: float = 2.0) -> int | None:
         """Return the node that leads by the highest ballot, if any says that it does."""
         leaders = [view for view in self.status(timeout_s) if view.role == "leader" and view.said]
-        return max(leaders, key=_ballot_round).node if leaders else None
+        return max(leaders, key=ballot_of).node if leaders else None
 
     def wait_ready(self, timeout_s: float = 30.0, *, on_wait: Callable[[str], None] | None = None) -> None:
         """Wait until every node that runs agrees on a leader and none lags behind it.
@@ -360,7 +330,7 @@ class LocalCluster:
         while True:
             self._raise_for_ended()
             views = self.status(timeout_s=min(1.0, timeout_s))
-            waiting = _not_ready(views)
+            waiting = what_is_missing(views)
             if not waiting:
                 self._mark_created([view.node for view in views if view.said])
                 return
@@ -502,13 +472,6 @@ class LocalCluster:
         except JournalError:
             return set()
 
-    def _ask(self, endpoints: Sequence[str], cluster: str, timeout_s: float) -> dict[str, NodeStatus | str]:
-        if self._probe is None:
-            from synod.probe import statuses
-
-            self._probe = statuses
-        return self._probe(endpoints, cluster, timeout_s)
-
     def _mark_created(self, nodes: Sequence[int]) -> None:
         with self._file.locked():
             state = self._file.read()
@@ -531,37 +494,3 @@ class LocalCluster:
             log = self.log(name)
             lines += [f"  {log}:", *(f"    {line[:300]}" for line in last_lines(log))]
         return "\n".join(lines)
-
-
-def _view(plan: NodePlan, ref: ProcessRef | None, paused: bool, answer: NodeStatus | str | None) -> NodeView:
-    if ref is None:
-        return NodeView(plan.node, plan.endpoint, None, "down", None, "not running")
-    if paused:
-        return NodeView(plan.node, plan.endpoint, ref.pid, "paused", None, "stopped by a signal (SIGSTOP)")
-    if answer is None or isinstance(answer, str):
-        why = answer or "does not answer"
-        return NodeView(plan.node, plan.endpoint, ref.pid, "unreachable", None, why)
-    return NodeView(plan.node, plan.endpoint, ref.pid, answer.role, answer, "")
-
-
-def _ballot_round(view: NodeView) -> tuple[int, int]:
-    assert view.said is not None
-    ballot_round, _, node = view.said.ballot.partition(".")
-    return int(ballot_round), int(node or 0)
-
-
-def _not_ready(views: Sequence[NodeView]) -> str:
-    """Say what a ready cluster still lacks; empty where it lacks nothing."""
-    running = [view for view in views if view.role not in ("down", "paused")]
-    if not running:
-        return "no node runs"
-    for view in running:
-        if view.said is None:
-            return f"node {view.node} does not answer yet ({view.why})"
-    leaders = {view.said.leader for view in running if view.said}
-    if len(leaders) != 1 or leaders == {None}:
-        return "the nodes have not elected a leader yet"
-    for view in running:
-        if view.said and view.said.lag:
-            return f"node {view.node} is {view.said.lag} slots behind"
-    return ""

@@ -93,7 +93,6 @@ def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option(
         "--cluster",
         metavar="ID",
-        envvar="SYNOD_CLUSTER",
         help="Refuse nodes of another cluster than this.",
     )
     @click.option(

@@ -75,7 +75,7 @@ def put(
     data = sys.stdin.buffer.read() if value == "-" else value.encode("utf-8", "surrogateescape")
     if as_map:
         data = _map(data)
-    _offer_one(target, Put(_bytes(key), data, lease), expect, label)
+    _offer_one(target, Put(key_bytes(key), data, lease), expect, label)
 
 
 @click.command(
@@ -93,7 +93,7 @@ def delete(target: Target, key: str, prefix: bool, expect: int | None, label: st
 
     if prefix and expect is not None:
         raise click.UsageError("--expect names one key's revision: it does not go with --prefix.")
-    name = _bytes(key)
+    name = key_bytes(key)
     _offer_one(target, DeleteRange(*prefix_range(name)) if prefix else Delete(name), expect, label)
 
 
@@ -115,7 +115,7 @@ def get(target: Target, keys: tuple[str, ...], at: int | None, consistency: str)
     Exit code 1 where a key does not exist.
     """
     level = parse_consistency(consistency)
-    names = [_bytes(key) for key in keys]
+    names = [key_bytes(key) for key in keys]
     revision, records = with_journal(
         target, lambda journal: journal.get_many(names, at=at, consistency=level)
     )
@@ -166,7 +166,7 @@ def scan(
 
     if prefix and (start is not None or end is not None):
         raise click.UsageError("Give PREFIX, or --start and --end, not both.")
-    bounds = prefix_range(_bytes(prefix)) if prefix else (_bytes(start or ""), _bytes(end or ""))
+    bounds = prefix_range(key_bytes(prefix)) if prefix else (key_bytes(start or ""), key_bytes(end or ""))
     level = parse_consistency(consistency)
     revision, items, _next = with_journal(
         target, lambda journal: journal.scan(*bounds, at=at, consistency=level, limit=limit)
@@ -192,7 +192,7 @@ def _offer_one(target: Target, mutation: Mutation, expect: int | None, label: st
         click.echo(f"revision {revision}")
 
 
-def _bytes(text: str) -> bytes:
+def key_bytes(text: str) -> bytes:
     """Return an argument's bytes, also of one that was not UTF-8."""
     return text.encode("utf-8", "surrogateescape")
 

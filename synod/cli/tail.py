@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from synod.cli.common import Target, examples, target_options, until_interrupted, with_journal
-from synod.cli.data import _bytes
+from synod.cli.data import key_bytes
 from synod.cli.output import emit_json
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def tail(target: Target, prefixes: tuple[str, ...], after: int | None, limit: in
 
     It goes on across failures of nodes and changes of leader, without a gap or a repetition.
     """
-    names = [_bytes(prefix) for prefix in prefixes]
+    names = [key_bytes(prefix) for prefix in prefixes]
     with until_interrupted():
         with_journal(target, lambda journal: _follow(journal, target, names, after, limit), forever=True)
 

@@ -41,7 +41,7 @@ cluster_name_option = click.option(
     epilog=examples(
         "synod run -- sleep 60",
         "synod run --cpu 512 --memory 256 --count 5 -- sh -c 'echo hello; sleep 60'",
-        "synod run --wait -- ./job.sh               exit code 1 if the job's is not 0",
+        "synod run --wait --cwd . -- ./job.sh       exit code 1 if the job's is not 0",
         "synod run --strategy binpack:memory --attributes rack=a -- sleep 60",
         "synod run --env GREETING=hello --port 8080 -- python3 -m http.server 8080",
     ),
@@ -92,7 +92,7 @@ def run_task(
         "attributes": pairs(attributes, "--attributes"),
         "environment": pairs(env, "--env"),
         "ports": ports,
-        "working_directory": cwd,
+        "working_directory": str(Path(cwd).absolute()) if cwd else "",
         "stop_timeout_s": stop_timeout,
         "cluster": cluster_name,
         "started_by": "synod-run",

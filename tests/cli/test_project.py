@@ -128,3 +128,30 @@ def test_make_help_lists_the_targets() -> None:
     done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
     for target in ("setup", "up", "down", "demo", "test", "check", "proto", "bench", "chaos", "help"):
         assert re.search(rf"^  make {target} ", done.stdout, re.MULTILINE), target
+
+
+@pytest.mark.parametrize(
+    ("body", "fails", "words"),
+    [
+        ("def test_it(): pass", False, "1 passed"),
+        ("import pytest\ndef test_it(): pytest.skip('later')", True, "SKIPPED counts as a failure"),
+        ("import pytest\npytest.skip('later', allow_module_level=True)", True, "SKIPPED counts as a failure"),
+        (
+            "import subprocess as s\ndef test_it():\n    p = s.Popen(['sleep', '300'])\n    p.returncode = 0",
+            True,
+            "left running by a test, killed",
+        ),
+    ],
+    ids=["passes", "skip", "skipped module", "leftover process"],
+)
+def test_skips_and_leftovers_are_failures(body: str, fails: bool, words: str, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "tests/conftest.py", tmp_path)
+    (tmp_path / "test_planted.py").write_text(body + "\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-c", "/dev/null", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode != 0, words in done.stdout) == (fails, True), done.stdout

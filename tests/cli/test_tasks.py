@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -118,6 +119,17 @@ def test_attributes_ports_and_environment(synod: Synod) -> None:
     assert "8080" in again.err and "rack" in again.err
     assert synod("run", "--attributes", "rack", "--", "true").code == 64
     assert synod("run", "--env", "=x", "--", "true").code == 64
+
+
+def test_a_relative_working_directory_is_from_here(
+    synod: Synod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "job.sh"
+    script.write_text("#!/bin/sh\nexit 5\n")
+    script.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    done = synod("run", "--wait", "--json", "--cwd", ".", "--", "./job.sh")
+    assert [task["exit_code"] for task in done.json["tasks"]] == [5]
 
 
 def test_logs_follow_until_it_stops(synod: Synod, here: LocalCluster) -> None:

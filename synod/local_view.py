@@ -1,0 +1,78 @@
+"""How the nodes of a local cluster look from outside: their processes, and what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from synod.local_state import NodePlan
+from synod.processes import ProcessRef
+
+if TYPE_CHECKING:
+    from journal.node import NodeStatus
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """One node as ``status`` sees it: its process, and what it says of itself."""
+
+    node: int
+    endpoint: str
+    pid: int | None
+    role: str
+    """``leader``, ``follower``, ``candidate``, or ``down``, ``paused``, ``unreachable``."""
+    said: NodeStatus | None
+    why: str
+    """Why it says nothing; empty where it does."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the node for ``synod status --json``."""
+        view: dict[str, Any] = {
+            "node": self.node,
+            "endpoint": self.endpoint,
+            "role": self.role,
+            "pid": self.pid,
+            "health": self.why or (self.said.health if self.said else "unknown"),
+        }
+        if self.said:
+            said = asdict(self.said)
+            said["members"] = [{"node": node, "endpoint": endpoint} for node, endpoint in said["members"]]
+            view = {**said, **view}
+        return view
+
+
+def view_of(
+    plan: NodePlan, ref: ProcessRef | None, paused: bool, answer: NodeStatus | str | None
+) -> NodeView:
+    if ref is None:
+        return NodeView(plan.node, plan.endpoint, None, "down", None, "not running")
+    if paused:
+        return NodeView(plan.node, plan.endpoint, ref.pid, "paused", None, "stopped by a signal (SIGSTOP)")
+    if answer is None or isinstance(answer, str):
+        why = answer or "does not answer"
+        return NodeView(plan.node, plan.endpoint, ref.pid, "unreachable", None, why)
+    return NodeView(plan.node, plan.endpoint, ref.pid, answer.role, answer, "")
+
+
+def ballot_of(view: NodeView) -> tuple[int, int]:
+    assert view.said is not None
+    ballot_round, _, node = view.said.ballot.partition(".")
+    return int(ballot_round), int(node or 0)
+
+
+def what_is_missing(views: Sequence[NodeView]) -> str:
+    """Say what a ready cluster still lacks; empty where it lacks nothing."""
+    running = [view for view in views if view.role not in ("down", "paused")]
+    if not running:
+        return "no node runs"
+    for view in running:
+        if view.said is None:
+            return f"node {view.node} does not answer yet ({view.why})"
+    leaders = {view.said.leader for view in running if view.said}
+    if len(leaders) != 1 or leaders == {None}:
+        return "the nodes have not elected a leader yet"
+    for view in running:
+        if view.said and view.said.lag:
+            return f"node {view.node} is {view.said.lag} slots behind"
+    return ""
