@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from journal.node import NodeStatus
 
 
+READY_LAG_SLOTS_MAX = 100
+"""Under load every follower is a little behind, and is ready all the same."""
+
+
 @dataclass(frozen=True, slots=True)
 class NodeView:
     """One node as ``status`` sees it: its process, and what it says of itself."""
@@ -45,6 +49,7 @@ class NodeView:
 def view_of(
     plan: NodePlan, ref: ProcessRef | None, paused: bool, answer: NodeStatus | str | None
 ) -> NodeView:
+    """Return a node as it is seen; ``answer``: its status, why it gave none, or None if it was not asked."""
     if ref is None:
         return NodeView(plan.node, plan.endpoint, None, "down", None, "not running")
     if paused:
@@ -56,6 +61,7 @@ def view_of(
 
 
 def ballot_of(view: NodeView) -> tuple[int, int]:
+    """Return (round, node) of the ballot that a node which answered stands at."""
     assert view.said is not None
     ballot_round, _, node = view.said.ballot.partition(".")
     return int(ballot_round), int(node or 0)
@@ -73,6 +79,6 @@ def what_is_missing(views: Sequence[NodeView]) -> str:
     if len(leaders) != 1 or leaders == {None}:
         return "the nodes have not elected a leader yet"
     for view in running:
-        if view.said and view.said.lag:
+        if view.said and view.said.lag > READY_LAG_SLOTS_MAX:
             return f"node {view.node} is {view.said.lag} slots behind"
     return ""
