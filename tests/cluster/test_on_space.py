@@ -68,7 +68,7 @@ class Both(NaiveJournal):
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_the_fold_and_the_naive_journal_agree_on_every_offer(seed: int) -> None:
     both = Both()
     world = Anarchy(random.Random(seed), journal=both)
