@@ -1,0 +1,95 @@
+"""A node's disk: it is slow, it fails a sync, and at a power loss it drops what was not synced.
+
+Below is ``MemoryStorage``, which keeps what readers see and what a power failure would leave.
+What a batch does when the machine dies while it is being written is drawn: it may be whole on
+the disk though nobody was told, or not be there at all (a batch is never torn: LevelDB's log has
+a checksum per batch). Later faults (flipped bits, lost blocks, a full disk) have their
+place in ``SimDisk.get`` / ``iterate`` and ``write``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import trio
+
+from journal.errors import StorageFailed
+from journal.storage import Write
+from journal.storage.memory import MemoryStorage
+
+if TYPE_CHECKING:
+    from tests.sim.host import Host
+
+
+class SimDisk:
+    """Implements ``journal.storage.Storage`` for one life of a node."""
+
+    def __init__(self, memory: MemoryStorage, host: Host, rng: random.Random) -> None:
+        self.memory = memory
+        self.get = memory.get
+        self._host = host
+        self._rng = rng
+        self._dead = trio.Event()
+        self._writing: tuple[list[Write], bool] | None = None
+        self.fails_next_sync = False
+        self.has_failed = False
+        self.slow_until = 0.0
+        self.slow_factor = 1.0
+        self.writes = 0
+        self.syncs = 0
+
+    def iterate(
+        self, start: bytes, stop: bytes | None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        return self.memory.iterate(start, stop, reverse=reverse)
+
+    async def write(self, writes: Iterable[Write], *, sync: bool) -> None:
+        batch = list(writes)
+        assert self._writing is None, "one writer at a time"
+        self._writing = (batch, sync)
+        mean = self._host.world.options.disk_s if sync else 0.00001
+        delay = self._rng.expovariate(1.0 / mean)
+        now = trio.current_time()
+        if now < self.slow_until:
+            delay = delay * self.slow_factor if sync else delay
+        with trio.move_on_after(delay):
+            await self._dead.wait()
+        while self._host.is_paused and not self._dead.is_set():
+            await self._host.wait_resumed(self._dead)
+        if self._dead.is_set():
+            raise StorageFailed("the machine is gone")
+        if sync and self.fails_next_sync:
+            self.fails_next_sync, self.has_failed = False, True
+            self._host.world.log(self._host.number, "the disk fails a sync")
+            # Part of it may be on the disk all the same: the host draws that when it restarts.
+            raise StorageFailed("sync failed: an injected fault")
+        self._writing = None
+        self.writes += 1
+        self.syncs += sync
+        self.memory.write_now(batch, sync=sync)
+
+    def size_bytes(self) -> int:
+        return self.memory.size_bytes()
+
+    def close(self) -> None:
+        self.memory.close()
+
+    def die(self, *, power: bool) -> MemoryStorage:
+        """The process is gone, or with ``power`` the machine. Returns what a restart finds."""
+        self._dead.set()
+        unsynced = self.memory.unsynced_batches
+        if self._writing is not None:
+            batch, _sync = self._writing
+            # It was on its way: to the operating system, or farther.
+            if self._rng.random() < 0.5 and not self.memory._failed:
+                self.memory.write_now(batch, sync=False)
+                if not power:
+                    unsynced += 1
+                elif self._rng.random() < 0.7:
+                    unsynced = self.memory.unsynced_batches
+        kept = self._rng.randint(0, min(unsynced, self.memory.unsynced_batches)) if power else 10**9
+        found = self.memory.crashed(kept)
+        self.memory.close()
+        return found
