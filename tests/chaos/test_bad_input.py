@@ -39,7 +39,7 @@ HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 METHODS = ("Submit", "SubmitOnce", "Get", "Scan", "Tail", "LeaseKeepAlive", "Outcome", "NoSuchMethod")
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_bad_input_gets_its_error_and_harms_nothing(chaos: Callable[[int], Chaos]) -> None:
     c = chaos(3)
     c.start_client("ann")

@@ -18,7 +18,7 @@ from synod.history.client import RecordingClient
 Chaos = Any  # tests/chaos/conftest.py
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_majority_down_is_a_clear_error_and_passes(chaos: Callable[[int], Chaos]) -> None:
     c = chaos(3)
     trio.run(_majority, c)

@@ -11,7 +11,7 @@ import pytest
 Chaos = Any  # tests/chaos/conftest.py
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_three_nodes_under_kills_and_pauses(chaos: Callable[[int], Chaos]) -> None:
     c = chaos(3)
     c.start_client("ann")
@@ -58,7 +58,7 @@ def test_three_nodes_under_kills_and_pauses(chaos: Callable[[int], Chaos]) -> No
     assert report.counts["reads"] > 200
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_five_nodes_lose_two_at_a_time(chaos: Callable[[int], Chaos]) -> None:
     c = chaos(5)
     c.start_client("ann")
@@ -83,7 +83,7 @@ def test_five_nodes_lose_two_at_a_time(chaos: Callable[[int], Chaos]) -> None:
     c.finish()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_whole_cluster_is_killed_at_once(chaos: Callable[[int], Chaos]) -> None:
     """As a loss of power would, but for the disks' caches. Nothing acknowledged is lost."""
     c = chaos(3)
