@@ -252,7 +252,7 @@ class SyncTransaction:
 
 
 @contextmanager
-def connect(endpoints: Sequence[str], **settings: Any) -> Iterator[SyncJournal]:
+def connect(endpoints: Sequence[str] | str, **settings: Any) -> Iterator[SyncJournal]:
     """Open a client in a thread of its own; arguments as ``journal.client.connect``."""
     started = threading.Event()
     shared: dict[str, Any] = {}

@@ -494,7 +494,9 @@ class _Background:
 
 
 class connect(AbstractAsyncContextManager[Journal]):
-    """Open a client of the journal whose nodes are at ``endpoints`` (``host:port``; some suffice).
+    """Open a client of the journal whose nodes are at ``endpoints``, each ``host:port``.
+
+    A list, or a text with commas between. One that runs is enough; name all, so that any may die.
 
     ``cluster``: the id that the nodes' cluster must have; None: not checked.
     ``connector``: how to reach nodes; None: gRPC.
@@ -504,7 +506,7 @@ class connect(AbstractAsyncContextManager[Journal]):
 
     def __init__(
         self,
-        endpoints: Sequence[str],
+        endpoints: Sequence[str] | str,
         *,
         cluster: str | None = None,
         config: ClientConfig | None = None,

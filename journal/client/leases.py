@@ -25,7 +25,8 @@ from journal.errors import JournalError, LeaseNotFound
 log = logging.getLogger("journal.client")
 
 KEEP_ALIVES_PER_TERM = 3
-LEASE_ID_BITS = 62
+LEASE_ID_BITS = 52
+"""Readers of JSON keep 53 bits of a number."""
 
 
 class Lease:
