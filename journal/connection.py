@@ -34,8 +34,9 @@ from journal.types import NodeId, Revision, Slot
 
 if TYPE_CHECKING:
     from journal.commits import Commit
-    from journal.node import NodeStatus
+    from journal.node import NodeMember, NodeStatus
     from journal.offers import Verdict
+    from journal.paxos.changes import MemberChange
     from journal.versions import Record
 
 
@@ -201,6 +202,13 @@ class Connection(Protocol):
 
     async def compact(self, revision: Revision) -> None:
         """Forget history below ``revision``. Raises ``NotLeader``, ``RevisionInFuture``, ``Unavailable``."""
+        ...
+
+    async def change_members(self, change: MemberChange) -> tuple[NodeMember, ...]:
+        """Add, promote or remove one node; return the members after it, once it is chosen.
+
+        Raises ``NotLeader``, ``InvalidRequest`` (it makes no sense), ``Unavailable`` (not now).
+        """
         ...
 
     async def chain(self, slot: Slot) -> bytes | None:

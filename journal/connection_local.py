@@ -16,8 +16,9 @@ import trio
 from journal.commits import Commit
 from journal.connection import Connection, Consistency, GetReply, Level, NotSent, ScanReply, TailMessage
 from journal.errors import InvalidRequest, JournalError, RevisionInFuture, Unavailable, WrongCluster
-from journal.node import Node, NodeStatus
+from journal.node import Node, NodeMember, NodeStatus
 from journal.offers import Verdict
+from journal.paxos.changes import MemberChange
 from journal.types import NodeId, Revision, Slot
 
 T = TypeVar("T")
@@ -188,6 +189,13 @@ class LocalConnection:
         call: _Call[Revision] = _Call()
         self._node().compact(revision, call.reply)
         await call.wait()
+
+    async def change_members(self, change: MemberChange) -> tuple[NodeMember, ...]:
+        call: _Call[Revision] = _Call()
+        node = self._node()
+        node.change_members(change, call.reply)
+        await call.wait()
+        return node.newest_members
 
     async def chain(self, slot: Slot) -> bytes | None:
         await trio.lowlevel.checkpoint()

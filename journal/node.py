@@ -29,14 +29,15 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import trio
 from structlog.typing import FilteringBoundLogger
 
 from journal.admission import Admission, Reply
-from journal.entries import KIND_OFFERS, kind_of, pack_compaction
+from journal.entries import KIND_OFFERS, NOOP, kind_of, pack_compaction, pack_membership
 from journal.errors import (
+    InvalidRequest,
     JournalError,
     LeaseNotFound,
     NotLeader,
@@ -50,6 +51,7 @@ from journal.lease_clock import LeaseClock
 from journal.limits import Limits
 from journal.offers import LeaseRevoke, Offer, Verdict, pack_batch, pack_offer, unpack_batch
 from journal.paxos import Paxos, PaxosConfig, Recovered, Role
+from journal.paxos.changes import MemberChange, Promote, Remove, changed, check_alive
 from journal.paxos.effects import Effects, SendEntries
 from journal.paxos.membership import Membership
 from journal.paxos.messages import AcceptedValue, Envelope, Learned
@@ -145,6 +147,14 @@ class NodeConfig:
             raise ValueError("pipeline_slots_max must be between 1 and window_slots_max")
 
 
+class NodeMember(NamedTuple):
+    """A member as the membership that rules now has it."""
+
+    node: NodeId
+    endpoint: str
+    voter: bool
+
+
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
     """What a node says of itself."""
@@ -168,9 +178,11 @@ class NodeStatus:
     tails: int
     leases: int
     uptime_s: float
-    members: tuple[tuple[NodeId, str], ...]
+    members: tuple[NodeMember, ...]
     health: str
     """``ok``, or why not."""
+    pid: int = 0
+    """The process, where there is one of its own."""
 
 
 @dataclass(slots=True)
@@ -257,9 +269,10 @@ class Node:
         self._stopping = False
         self._stopped = trio.Event()
         self._handed_to: NodeId | None = None
+        self._changing_members = False
         self._was_leading: tuple[bool, object] = (False, None)
         self._leader_known: NodeId | None = None
-        self._membership: Membership | None = None
+        self._membership: tuple[Slot, Membership] | None = None
         self._transfer_reply: tuple[float, NodeId, Callable[[NodeId | JournalError], None]] | None = None
 
     # -- running --------------------------------------------------------------------
@@ -382,6 +395,8 @@ class Node:
             slot = core.propose(command.value, now)
             assert slot is not None
             self._commands_inflight[slot] = command
+        while core.can_propose and self._membership_lags():
+            core.propose(NOOP, now)
         while core.can_propose and self._admission.waiting:
             # Natural batching: while a write is under way, or enough slots are in flight, offers gather.
             busy = self._writing or core.slots_in_flight >= config.pipeline_slots_max
@@ -394,6 +409,11 @@ class Node:
             assert slot is not None
             self._admission.proposed(slot, proposal)
             self._drain(now)
+
+    def _membership_lags(self) -> bool:
+        """Whether no-ops are needed before the newest membership rules the next slot to be proposed."""
+        first, _membership = self._core.newest_membership
+        return self._core.chosen + self._core.slots_in_flight + 1 < first and first > 1
 
     def _drain(self, now: float) -> None:
         effects = self._core.drain()
@@ -425,7 +445,7 @@ class Node:
                 command.reply(self.space.revision)
             if kind_of(entry.value) == KIND_OFFERS:
                 offers += sum(len(verdicts) for verdicts in folded.verdicts)
-        if self._core.membership is not self._membership:
+        if self._core.newest_membership != self._membership:
             self._follow_membership()
 
     def _queue_space_writes(self, writes: Iterable[Write], now: float) -> None:
@@ -499,15 +519,13 @@ class Node:
                 self._logger.info("leader.known", leader=core.leader, ballot=str(core.ballot))
 
     def _follow_membership(self) -> None:
-        membership = self._core.membership
-        self._membership = membership
+        first, membership = self._membership = self._core.newest_membership
         self._transport.set_peers(
-            {
-                member.node: member.endpoint
-                for member in (*membership.voters, *membership.learners)
-                if member.node != self.config.node
-            }
+            {node: at for node, at in self._core.endpoints.items() if node != self.config.node}
         )
+        voters = ",".join(str(member.node) for member in membership.voters)
+        learners = ",".join(str(member.node) for member in membership.learners)
+        self._logger.info("membership", voters=voters, learners=learners, from_slot=first)
 
     def _leader_error(self) -> NotLeader:
         leader = self._core.leader
@@ -516,11 +534,7 @@ class Node:
         return NotLeader(leader, self._endpoint_of(leader))
 
     def _endpoint_of(self, node: NodeId | None) -> str | None:
-        membership = self._core.membership
-        for member in (*membership.voters, *membership.learners):
-            if member.node == node:
-                return member.endpoint
-        return None
+        return None if node is None else self._core.endpoints.get(node)
 
     def _fail_offers(self) -> None:
         inflight = Unavailable(
@@ -735,14 +749,64 @@ class Node:
         self._transfer_reply = (deadline, target, reply)
         self._wake()
 
-    def _best_peer(self, now: float) -> NodeId | None:
-        voters = {member.node for member in self._core.membership.voters} - {self.config.node}
-        alive = [
-            (progress.chosen, -node)
+    def change_members(self, change: MemberChange, reply: Callable[[Revision | JournalError], None]) -> None:
+        """Add, promote or remove one node; ``reply`` is called when the change is chosen.
+
+        Raises ``NotLeader``, ``InvalidRequest`` (the change makes no sense) or ``Unavailable`` (not
+        now: a change is under way, the learner lags, the majority would be lost). A leader that is
+        asked to remove itself hands over first, and says who leads then: ask that one.
+        """
+        if self._core.role is not Role.LEADER or self._stopping:
+            raise self._leader_error()
+        now = self._clock.now()
+        first, newest = self._core.newest_membership
+        if self._changing_members or first > self._core.chosen + 1:
+            raise Unavailable("another change of the members is under way: try again when it rules")
+        try:
+            after = changed(newest, change)
+        except ValueError as error:
+            raise InvalidRequest("change", str(error)) from None
+        alive = {self.config.node, *self._alive(now)}
+        if isinstance(change, Promote):
+            progress = self._core.peers_progress.get(change.node)
+            if change.node not in alive or progress is None:
+                raise Unavailable(f"learner {change.node} was not heard from of late")
+            lag = self._core.chosen - progress.chosen
+            if lag > self.config.limits.window_slots_max:
+                raise Unavailable(
+                    f"learner {change.node} is {lag} slots behind: promote it when it caught up"
+                )
+        try:
+            check_alive(after, alive)
+        except ValueError as error:
+            raise Unavailable(str(error)) from None
+        if isinstance(change, Remove) and change.node == self.config.node:
+            target = self._best_peer(now)
+            if target is None:
+                raise Unavailable("no other voter has been heard from: there is nobody to hand over to")
+            self.transfer_leadership(target, lambda _result: None)
+            raise NotLeader(target, self._endpoint_of(target))
+        self._changing_members = True
+
+        def chosen(result: Revision | JournalError) -> None:
+            self._changing_members = False
+            reply(result)
+
+        self._commands.append(_Command(pack_membership(after.pack()), chosen))
+        self._wake()
+
+    def _alive(self, now: float) -> set[NodeId]:
+        """The peers that this leader has heard from within an election timeout."""
+        return {
+            node
             for node, progress in self._core.peers_progress.items()
-            if node in voters and now - progress.last_heard < self.config.paxos.election_timeout_s
-        ]
-        return NodeId(-max(alive)[1]) if alive else None
+            if now - progress.last_heard < self.config.paxos.election_timeout_s
+        }
+
+    def _best_peer(self, now: float) -> NodeId | None:
+        progress = self._core.peers_progress
+        alive = self._alive(now) & self._core.membership.voter_ids
+        return max(sorted(alive), key=lambda node: progress[node].chosen, default=None)
 
     def _check_transfer(self, now: float) -> None:
         if self._transfer_reply is None:
@@ -772,6 +836,11 @@ class Node:
     @property
     def leader_endpoint(self) -> tuple[NodeId | None, str | None]:
         return self._core.leader, self._endpoint_of(self._core.leader)
+
+    @property
+    def newest_members(self) -> tuple[NodeMember, ...]:
+        """The members of the membership that was chosen last."""
+        return _members(self._core.newest_membership[1])
 
     def status(self) -> NodeStatus:
         core, space = self._core, self.space
@@ -804,11 +873,14 @@ class Node:
             tails=self.tails.open,
             leases=len(space.leases),
             uptime_s=self._clock.now() - self._started,
-            members=tuple(
-                (member.node, member.endpoint) for member in (*membership.voters, *membership.learners)
-            ),
+            members=_members(membership),
             health=health,
         )
+
+
+def _members(membership: Membership) -> tuple[NodeMember, ...]:
+    kinds = ((membership.voters, True), (membership.learners, False))
+    return tuple(NodeMember(*member, voter) for members, voter in kinds for member in members)
 
 
 def _first(group: BaseExceptionGroup[StorageError]) -> StorageError:

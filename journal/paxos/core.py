@@ -148,6 +148,19 @@ class Paxos:
         return self._memberships.at(self._learner.chosen + 1)
 
     @property
+    def newest_membership(self) -> tuple[Slot, Membership]:
+        """(The first slot it rules, the membership that was chosen last): it may not rule yet."""
+        return self._memberships.newest
+
+    @property
+    def endpoints(self) -> dict[NodeId, str]:
+        """Where each member of the present and of every coming membership is reached."""
+        endpoints: dict[NodeId, str] = {}
+        for membership in self._memberships.since(self._learner.chosen + 1):
+            endpoints.update(membership.endpoints())
+        return endpoints
+
+    @property
     def peers_progress(self) -> Mapping[NodeId, PeerProgress]:
         """A leader's view of the other members; empty elsewhere."""
         return {} if self._lead is None else self._lead.progress()

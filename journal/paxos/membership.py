@@ -42,6 +42,9 @@ class Membership:
 
     voters: tuple[Member, ...]
     learners: tuple[Member, ...] = ()
+    retired: tuple[NodeId, ...] = ()
+    """Nodes that were members once. Their numbers are never given again: a node that comes back
+    under an old one, with an empty folder, would vote as if it had promised nothing."""
     # Derived once, because the hot path asks for them with every slot.
     voter_ids: frozenset[NodeId] = field(init=False, repr=False, compare=False)
     nodes: tuple[NodeId, ...] = field(init=False, repr=False, compare=False)
@@ -58,6 +61,8 @@ class Membership:
                 raise ValueError(f"a node must be 1 to 2**32 - 1, not {node}")
         if len(set(nodes)) != len(nodes):
             raise ValueError(f"a node is named twice in the membership: {nodes}")
+        if back := sorted(set(nodes) & set(self.retired)):
+            raise ValueError(f"node {back[0]} was removed once: its number is never given again")
         object.__setattr__(self, "voter_ids", frozenset(member.node for member in self.voters))
         object.__setattr__(self, "nodes", tuple(nodes))
         object.__setattr__(self, "quorum", majority(len(self.voters)))
@@ -68,17 +73,19 @@ class Membership:
 
     def pack(self) -> bytes:
         """Return the form that a membership entry carries after its kind byte."""
-        packed: bytes = msgpack.packb([_FORMAT, self.voters, self.learners])
+        packed: bytes = msgpack.packb([_FORMAT, self.voters, self.learners, self.retired])
         return packed
 
     @staticmethod
     def unpack(data: bytes) -> Membership:
         """Raise ``ProtocolViolation`` where ``data`` is not what ``pack`` makes."""
         try:
-            form, voters, learners = msgpack.unpackb(data)
+            form, voters, learners, retired = msgpack.unpackb(data)
             if form != _FORMAT:
                 raise ValueError(f"format {form!r} is unknown")
-            return Membership(_members(voters), _members(learners))
+            if not all(type(node) is int for node in retired):
+                raise TypeError(f"not nodes: {retired!r}")
+            return Membership(_members(voters), _members(learners), tuple(map(NodeId, retired)))
         except (ValueError, TypeError, msgpack.UnpackException) as error:
             raise ProtocolViolation(f"membership does not decode: {error}") from error
 
@@ -123,6 +130,11 @@ class MembershipHistory:
     @property
     def latest(self) -> Membership:
         return self._memberships[-1]
+
+    @property
+    def newest(self) -> tuple[Slot, Membership]:
+        """(The first slot it rules, the membership that was chosen last)."""
+        return Slot(self._firsts[-1]), self._memberships[-1]
 
     def at(self, slot: int) -> Membership:
         """Return the membership that rules ``slot``."""

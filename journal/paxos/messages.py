@@ -53,7 +53,11 @@ class Prepare:
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """Phase 1b: what was accepted above ``chosen``, which the answerer knows chosen up to."""
+    """Phase 1b: what was accepted above ``chosen``, which the answerer knows chosen up to.
+
+    It comes in pages: one speaks of the slots from its ``first`` to the last that it carries;
+    one that carries none speaks of every slot from ``first`` on, and is the last.
+    """
 
     ballot: Ballot
     first: Slot
@@ -89,7 +93,8 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """The leader lives; every slot up to ``chosen`` is chosen. ``probe`` serves read-index."""
+    """The leader lives; every slot up to ``chosen`` is chosen. ``probe`` serves read-index; 0 asks
+    for no answer."""
 
     ballot: Ballot
     chosen: Slot

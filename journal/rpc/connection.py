@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -34,8 +34,9 @@ from journal.errors import (
     Unavailable,
     WrongCluster,
 )
-from journal.node import NodeStatus
+from journal.node import NodeMember, NodeStatus
 from journal.offers import Verdict, unpack_verdicts
+from journal.paxos.changes import AddLearner, MemberChange, Promote
 from journal.rpc import bridge, methods
 from journal.rpc.bridge import AsyncioSide, AsyncioThread
 from journal.rpc.channels import CLIENT_MESSAGE_BYTES_MAX, channel_options
@@ -229,8 +230,9 @@ class GrpcConnection:
             tails=reply.tails,
             leases=reply.leases,
             uptime_s=reply.uptime_s,
-            members=tuple((NodeId(member.node), member.endpoint) for member in reply.members),
+            members=_members(reply.members),
             health=reply.health,
+            pid=reply.pid,
         )
 
     async def transfer_leadership(self, to: NodeId | None) -> None:
@@ -238,6 +240,17 @@ class GrpcConnection:
 
     async def compact(self, revision: Revision) -> None:
         await self._call(methods.COMPACT, admin_pb2.CompactRequest(revision=revision))
+
+    async def change_members(self, change: MemberChange) -> tuple[NodeMember, ...]:
+        request = admin_pb2.ChangeMembersRequest()
+        if isinstance(change, AddLearner):
+            request.add.node, request.add.endpoint = change.node, change.endpoint
+        elif isinstance(change, Promote):
+            request.promote = change.node
+        else:
+            request.remove = change.node
+        reply: admin_pb2.ChangeMembersReply = await self._call(methods.CHANGE_MEMBERS, request)
+        return _members(reply.members)
 
     async def chain(self, slot: Slot) -> bytes | None:
         reply: admin_pb2.ChainReply = await self._call(methods.CHAIN, admin_pb2.ChainRequest(slot=slot))
@@ -589,3 +602,7 @@ def _present(record: pb.Record) -> Record:
 
 def _record(record: pb.Record) -> Record | None:
     return _present(record) if record.HasField("value") else None
+
+
+def _members(members: Iterable[pb.MemberStatus]) -> tuple[NodeMember, ...]:
+    return tuple(NodeMember(NodeId(member.node), member.endpoint, member.voter) for member in members)

@@ -76,6 +76,7 @@ TRANSFER_LEADERSHIP = Method(
     ADMIN, "TransferLeadership", admin_pb2.TransferLeadershipRequest, admin_pb2.TransferLeadershipReply
 )
 COMPACT = Method(ADMIN, "Compact", admin_pb2.CompactRequest, admin_pb2.CompactReply)
+CHANGE_MEMBERS = Method(ADMIN, "ChangeMembers", admin_pb2.ChangeMembersRequest, admin_pb2.ChangeMembersReply)
 CHAIN = Method(ADMIN, "Chain", admin_pb2.ChainRequest, admin_pb2.ChainReply)
 
 EXCHANGE = Method(PEER, "Exchange", paxos_pb2.Parcel, paxos_pb2.Empty, True, True)
@@ -95,6 +96,7 @@ ALL = (
     ADMIN_STATUS,
     TRANSFER_LEADERSHIP,
     COMPACT,
+    CHANGE_MEMBERS,
     CHAIN,
     EXCHANGE,
 )

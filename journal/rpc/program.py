@@ -26,7 +26,7 @@ import trio
 from structlog.typing import FilteringBoundLogger
 
 from journal import logs
-from journal.errors import DataFolderError, StorageError, StorageFailed
+from journal.errors import DataFolderError, StorageError
 from journal.limits import Limits
 from journal.node import Node, NodeConfig, TrioClock
 from journal.paxos import PaxosConfig
@@ -147,9 +147,9 @@ async def _run_node(options: NodeOptions, log: FilteringBoundLogger) -> None:
 
 
 async def run_served(node: Node, server: Server, log: FilteringBoundLogger) -> None:
-    """Run a node behind its server until it stops. Raises ``ListenFailed`` or ``StorageFailed``."""
+    """Run a node behind its server until it stops. Raises ``ListenFailed`` or ``StorageError``."""
     side = bridge.host()
-    failure: ListenFailed | StorageFailed | None = None
+    failure: ListenFailed | StorageError | None = None
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
 
@@ -162,7 +162,7 @@ async def run_served(node: Node, server: Server, log: FilteringBoundLogger) -> N
             try:
                 await side.run(server.start)
                 await node.run()
-            except (ListenFailed, StorageFailed) as error:
+            except (ListenFailed, StorageError) as error:
                 failure = error
             finally:
                 with trio.CancelScope(shield=True):

@@ -148,6 +148,7 @@ class Server:
             methods.ADMIN_STATUS: self._unary(service.status),
             methods.TRANSFER_LEADERSHIP: self._unary(service.transfer_leadership),
             methods.COMPACT: self._unary(service.compact),
+            methods.CHANGE_MEMBERS: self._unary(service.change_members),
             methods.CHAIN: self._unary(service.chain),
             methods.EXCHANGE: self._exchange,
         }

@@ -28,6 +28,7 @@ from journal.offers import (
     pack_batch,
     pack_offer,
 )
+from journal.paxos.changes import AddLearner, MemberChange, Promote, Remove
 from journal.rpc.codec import check_keys, check_range, pack_record, pack_verdict
 from journal.rpc.duplex import Duplex
 from journal.rpc.edge import Context, Edge
@@ -213,7 +214,7 @@ class Service:
             tails=status.tails,
             leases=status.leases,
             uptime_s=status.uptime_s,
-            members=[pb.MemberStatus(node=node, endpoint=endpoint) for node, endpoint in status.members],
+            members=[pb.MemberStatus(**member._asdict()) for member in status.members],
             health=status.health,
             pid=os.getpid(),
         )
@@ -222,7 +223,7 @@ class Service:
         self, request: admin_pb2.TransferLeadershipRequest
     ) -> admin_pb2.TransferLeadershipReply:
         to = NodeId(request.to) if request.to else None
-        if to is not None and to not in dict(self._node.status().members):
+        if to is not None and to not in {member.node for member in self._node.status().members}:
             raise InvalidRequest("to", f"node {to} is not a member of this cluster")
         leader: NodeId = await self._edge.answer(lambda reply: self._node.transfer_leadership(to, reply))
         return admin_pb2.TransferLeadershipReply(leader=leader)
@@ -231,6 +232,23 @@ class Service:
         revision = Revision(request.revision or self._node.space.revision)
         _at: Revision = await self._edge.answer(lambda reply: self._node.compact(revision, reply))
         return admin_pb2.CompactReply(compacted=self._node.space.compacted)
+
+    async def change_members(self, request: admin_pb2.ChangeMembersRequest) -> admin_pb2.ChangeMembersReply:
+        kind = request.WhichOneof("change")
+        change: MemberChange
+        if kind == "add":
+            change = AddLearner(NodeId(request.add.node), request.add.endpoint)
+        elif kind == "promote":
+            change = Promote(NodeId(request.promote))
+        elif kind == "remove":
+            change = Remove(NodeId(request.remove))
+        else:
+            raise InvalidRequest("change", "must be add, promote or remove")
+        _at: Revision = await self._edge.answer(lambda reply: self._node.change_members(change, reply))
+        members = self._node.newest_members
+        return admin_pb2.ChangeMembersReply(
+            members=[pb.MemberStatus(**member._asdict()) for member in members]
+        )
 
     async def chain(self, request: admin_pb2.ChainRequest) -> admin_pb2.ChainReply:
         space = self._node.space

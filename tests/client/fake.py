@@ -34,7 +34,7 @@ from journal.errors import (
     WrongCluster,
 )
 from journal.limits import Limits
-from journal.node import NodeStatus
+from journal.node import NodeMember, NodeStatus
 from journal.offers import (
     EXPIRED,
     Adjust,
@@ -51,6 +51,7 @@ from journal.offers import (
     offer_from_raw,
     unpack_batch,
 )
+from journal.paxos.changes import MemberChange
 from journal.types import NodeId, Revision, Slot
 from journal.versions import Record
 
@@ -502,6 +503,9 @@ class FakeConnection:
         if revision > self._node.journal.revision:
             raise RevisionInFuture(revision, self._node.journal.revision)
         self._node.journal.compacted = revision
+
+    async def change_members(self, change: MemberChange) -> tuple[NodeMember, ...]:
+        raise NotImplementedError
 
     async def chain(self, slot: Slot) -> bytes | None:
         await self._travel()

@@ -30,6 +30,10 @@ from journal.types import NodeId, Revision
 LATENCY_S = 0.001
 
 
+def endpoint_of(node: int) -> str:
+    return f"node-{node}:7400"
+
+
 class Network:
     """Delivers envelopes after a fixed time, but for the links that are cut."""
 
@@ -91,18 +95,23 @@ class Cluster:
         self.limits = limits or Limits()
         self.storages: dict[int, Storage] = {node: MemoryStorage() for node in range(1, count + 1)}
         self.membership = Membership(
-            tuple(Member(NodeId(node), f"node-{node}") for node in self.storages), ()
+            tuple(Member(NodeId(node), endpoint_of(node)) for node in self.storages), ()
         )
         self.nodes: dict[int, Node] = {}
         self.scopes: dict[int, trio.CancelScope] = {}
         self.failures: dict[int, Exception] = {}
         self.ended: dict[int, trio.Event] = {}
 
+    async def join(self, number: int) -> None:
+        """Start a new node, which is in no membership yet: it knows the first one, to learn from."""
+        self.storages[number] = MemoryStorage()
+        await self.start(number)
+
     def config(self, node: int) -> NodeConfig:
         return NodeConfig(
             node=NodeId(node),
             cluster="test",
-            endpoint=f"node-{node}",
+            endpoint=endpoint_of(node),
             paxos=PaxosConfig(node=NodeId(node), window_slots_max=self.limits.window_slots_max),
             limits=self.limits,
         )

@@ -28,7 +28,7 @@ from journal.storage import Write
 from journal.storage.memory import MemoryStorage
 from journal.types import NodeId, Revision
 
-from .cluster import barrier, put, running, submit, submit_somewhere
+from .cluster import barrier, endpoint_of, put, running, submit, submit_somewhere
 
 
 async def call(method: Any, *args: Any) -> Any:
@@ -71,7 +71,7 @@ async def test_a_follower_refuses_offers_and_names_the_leader(autojump_clock: Mo
         with pytest.raises(NotLeader) as caught:
             await submit(follower, put("a"))
         assert caught.value.leader == leader.config.node
-        assert caught.value.endpoint == f"node-{leader.config.node}"
+        assert caught.value.endpoint == endpoint_of(leader.config.node)
 
 
 async def test_an_offer_survives_the_leader_and_is_applied_once(autojump_clock: MockClock) -> None:

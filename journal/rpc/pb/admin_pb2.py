@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from journal.rpc.pb import journal_pb2 as journal__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0b\x61\x64min.proto\x12\x0esynod.admin.v1\x1a\rjournal.proto\"\'\n\x19TransferLeadershipRequest\x12\n\n\x02to\x18\x01 \x01(\r\")\n\x17TransferLeadershipReply\x12\x0e\n\x06leader\x18\x01 \x01(\r\"\"\n\x0e\x43ompactRequest\x12\x10\n\x08revision\x18\x01 \x01(\x04\"!\n\x0c\x43ompactReply\x12\x11\n\tcompacted\x18\x01 \x01(\x04\"\x1c\n\x0c\x43hainRequest\x12\x0c\n\x04slot\x18\x01 \x01(\x04\"L\n\nChainReply\x12\x0c\n\x04slot\x18\x01 \x01(\x04\x12\r\n\x05\x63hain\x18\x02 \x01(\x0c\x12\x0f\n\x07\x61pplied\x18\x03 \x01(\x04\x12\x10\n\x08revision\x18\x04 \x01(\x04\x32\xc6\x02\n\x05\x41\x64min\x12G\n\x06Status\x12\x1f.synod.journal.v1.StatusRequest\x1a\x1c.synod.journal.v1.NodeStatus\x12h\n\x12TransferLeadership\x12).synod.admin.v1.TransferLeadershipRequest\x1a\'.synod.admin.v1.TransferLeadershipReply\x12G\n\x07\x43ompact\x12\x1e.synod.admin.v1.CompactRequest\x1a\x1c.synod.admin.v1.CompactReply\x12\x41\n\x05\x43hain\x12\x1c.synod.admin.v1.ChainRequest\x1a\x1a.synod.admin.v1.ChainReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0b\x61\x64min.proto\x12\x0esynod.admin.v1\x1a\rjournal.proto\"\'\n\x19TransferLeadershipRequest\x12\n\n\x02to\x18\x01 \x01(\r\")\n\x17TransferLeadershipReply\x12\x0e\n\x06leader\x18\x01 \x01(\r\"\"\n\x0e\x43ompactRequest\x12\x10\n\x08revision\x18\x01 \x01(\x04\"!\n\x0c\x43ompactReply\x12\x11\n\tcompacted\x18\x01 \x01(\x04\"p\n\x14\x43hangeMembersRequest\x12)\n\x03\x61\x64\x64\x18\x01 \x01(\x0b\x32\x1a.synod.admin.v1.AddLearnerH\x00\x12\x11\n\x07promote\x18\x02 \x01(\rH\x00\x12\x10\n\x06remove\x18\x03 \x01(\rH\x00\x42\x08\n\x06\x63hange\",\n\nAddLearner\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\"E\n\x12\x43hangeMembersReply\x12/\n\x07members\x18\x01 \x03(\x0b\x32\x1e.synod.journal.v1.MemberStatus\"\x1c\n\x0c\x43hainRequest\x12\x0c\n\x04slot\x18\x01 \x01(\x04\"L\n\nChainReply\x12\x0c\n\x04slot\x18\x01 \x01(\x04\x12\r\n\x05\x63hain\x18\x02 \x01(\x0c\x12\x0f\n\x07\x61pplied\x18\x03 \x01(\x04\x12\x10\n\x08revision\x18\x04 \x01(\x04\x32\xa1\x03\n\x05\x41\x64min\x12G\n\x06Status\x12\x1f.synod.journal.v1.StatusRequest\x1a\x1c.synod.journal.v1.NodeStatus\x12h\n\x12TransferLeadership\x12).synod.admin.v1.TransferLeadershipRequest\x1a\'.synod.admin.v1.TransferLeadershipReply\x12G\n\x07\x43ompact\x12\x1e.synod.admin.v1.CompactRequest\x1a\x1c.synod.admin.v1.CompactReply\x12Y\n\rChangeMembers\x12$.synod.admin.v1.ChangeMembersRequest\x1a\".synod.admin.v1.ChangeMembersReply\x12\x41\n\x05\x43hain\x12\x1c.synod.admin.v1.ChainRequest\x1a\x1a.synod.admin.v1.ChainReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,10 +40,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMPACTREQUEST']._serialized_end=164
   _globals['_COMPACTREPLY']._serialized_start=166
   _globals['_COMPACTREPLY']._serialized_end=199
-  _globals['_CHAINREQUEST']._serialized_start=201
-  _globals['_CHAINREQUEST']._serialized_end=229
-  _globals['_CHAINREPLY']._serialized_start=231
-  _globals['_CHAINREPLY']._serialized_end=307
-  _globals['_ADMIN']._serialized_start=310
-  _globals['_ADMIN']._serialized_end=636
+  _globals['_CHANGEMEMBERSREQUEST']._serialized_start=201
+  _globals['_CHANGEMEMBERSREQUEST']._serialized_end=313
+  _globals['_ADDLEARNER']._serialized_start=315
+  _globals['_ADDLEARNER']._serialized_end=359
+  _globals['_CHANGEMEMBERSREPLY']._serialized_start=361
+  _globals['_CHANGEMEMBERSREPLY']._serialized_end=430
+  _globals['_CHAINREQUEST']._serialized_start=432
+  _globals['_CHAINREQUEST']._serialized_end=460
+  _globals['_CHAINREPLY']._serialized_start=462
+  _globals['_CHAINREPLY']._serialized_end=538
+  _globals['_ADMIN']._serialized_start=541
+  _globals['_ADMIN']._serialized_end=958
 # @@protoc_insertion_point(module_scope)

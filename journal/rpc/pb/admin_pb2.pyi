@@ -1,7 +1,9 @@
 from journal.rpc.pb import journal_pb2 as _journal_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from typing import ClassVar as _ClassVar, Optional as _Optional
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -28,6 +30,30 @@ class CompactReply(_message.Message):
     COMPACTED_FIELD_NUMBER: _ClassVar[int]
     compacted: int
     def __init__(self, compacted: _Optional[int] = ...) -> None: ...
+
+class ChangeMembersRequest(_message.Message):
+    __slots__ = ("add", "promote", "remove")
+    ADD_FIELD_NUMBER: _ClassVar[int]
+    PROMOTE_FIELD_NUMBER: _ClassVar[int]
+    REMOVE_FIELD_NUMBER: _ClassVar[int]
+    add: AddLearner
+    promote: int
+    remove: int
+    def __init__(self, add: _Optional[_Union[AddLearner, _Mapping]] = ..., promote: _Optional[int] = ..., remove: _Optional[int] = ...) -> None: ...
+
+class AddLearner(_message.Message):
+    __slots__ = ("node", "endpoint")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    node: int
+    endpoint: str
+    def __init__(self, node: _Optional[int] = ..., endpoint: _Optional[str] = ...) -> None: ...
+
+class ChangeMembersReply(_message.Message):
+    __slots__ = ("members",)
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    members: _containers.RepeatedCompositeFieldContainer[_journal_pb2.MemberStatus]
+    def __init__(self, members: _Optional[_Iterable[_Union[_journal_pb2.MemberStatus, _Mapping]]] = ...) -> None: ...
 
 class ChainRequest(_message.Message):
     __slots__ = ("slot",)

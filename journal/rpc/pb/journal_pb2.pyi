@@ -621,9 +621,11 @@ class NodeStatus(_message.Message):
     def __init__(self, node: _Optional[int] = ..., cluster: _Optional[str] = ..., endpoint: _Optional[str] = ..., role: _Optional[str] = ..., leader: _Optional[int] = ..., leader_endpoint: _Optional[str] = ..., ballot: _Optional[str] = ..., revision: _Optional[int] = ..., applied: _Optional[int] = ..., chosen: _Optional[int] = ..., lag: _Optional[int] = ..., chain: _Optional[str] = ..., compacted: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., offers_inflight: _Optional[int] = ..., tails: _Optional[int] = ..., leases: _Optional[int] = ..., uptime_s: _Optional[float] = ..., members: _Optional[_Iterable[_Union[MemberStatus, _Mapping]]] = ..., health: _Optional[str] = ..., pid: _Optional[int] = ...) -> None: ...
 
 class MemberStatus(_message.Message):
-    __slots__ = ("node", "endpoint")
+    __slots__ = ("node", "endpoint", "voter")
     NODE_FIELD_NUMBER: _ClassVar[int]
     ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    VOTER_FIELD_NUMBER: _ClassVar[int]
     node: int
     endpoint: str
-    def __init__(self, node: _Optional[int] = ..., endpoint: _Optional[str] = ...) -> None: ...
+    voter: bool
+    def __init__(self, node: _Optional[int] = ..., endpoint: _Optional[str] = ..., voter: _Optional[bool] = ...) -> None: ...
