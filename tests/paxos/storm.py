@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from journal.entries import pack_membership
 from journal.paxos import Membership, Paxos
+from journal.paxos.messages import Accept, Accepted
 from journal.types import NodeId
 from tests.paxos.harness import Cluster, members
 
@@ -72,6 +73,15 @@ class Storm:
             for node in sorted(group):
                 if self.cluster.hosts[node].up and self.rng.random() < 0.8:
                     self.cluster.hosts[node].sync()
+
+    def agree(self) -> None:
+        """One proposes, another accepts, and the rest of what is under way is lost."""
+        host, other = self.host(), self.host()
+        if host is not None:
+            host.propose(b"value %d" % self.number())
+            self.cluster.talk(host.node, other.node, kinds=(Accept, Accepted), sync=self.rng.random() < 0.7)
+            if self.rng.random() < 0.3:
+                self.cluster.lose(to=self.host().node)
 
     def stand_in_group(self) -> None:
         """One times out, and the group elects it or not."""
@@ -171,6 +181,7 @@ class Storm:
         (deliver_in_order, 4),
         (deliver_in_group, 25),
         (stand_in_group, 8),
+        (agree, 8),
         (sync, 6),
         (sync_all, 3),
         (propose, 14),
