@@ -123,7 +123,7 @@ class Chaos:
     def accepted(self) -> int:
         return sum(client.accepted() for client in self.clients)
 
-    def progress(self, offers: int = 60) -> None:
+    def progress(self, offers: int = 40) -> None:
         """Wait until ``offers`` more offers are acknowledged: the journal works, whatever is down."""
         began = self.accepted()
         deadline = time.monotonic() + PROGRESS_TIMEOUT_S

@@ -53,7 +53,7 @@ def test_three_nodes_under_kills_and_pauses(chaos: Callable[[int], Chaos]) -> No
     c.progress()
 
     report = c.finish()
-    assert report.counts["accepted"] > 600
+    assert report.counts["accepted"] > 500
     assert report.counts["rejected"] > 50, "the load had no conflicts: it tests too little"
     assert report.counts["reads"] > 200
 
