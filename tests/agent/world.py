@@ -19,28 +19,11 @@ from cluster.state import ClusterState, InstanceView, TaskView
 from journal.client import Journal, connect
 from journal.connection_local import LocalConnector
 from journal.logs import get_logger
-from journal.node import Node
 from schedulers.run_task import RunRequest, RunResult, run_tasks
-from tests.node.cluster import Cluster, running
+from tests.node.cluster import ByEndpoint, Cluster, running
 
 CLUSTER = "default"
 WITHIN_S = 60.0
-
-
-class Nodes(Mapping[str, Node]):
-    """The nodes that run now, by endpoint."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
-
-    def __getitem__(self, endpoint: str) -> Node:
-        return self._cluster.nodes[int(endpoint.removeprefix("node-"))]
-
-    def __iter__(self) -> Any:
-        return (f"node-{number}" for number in self._cluster.nodes)
-
-    def __len__(self) -> int:
-        return len(self._cluster.nodes)
 
 
 class RunningAgent:
@@ -81,9 +64,9 @@ class World:
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Journal]:
         self.clients += 1
-        endpoints = [f"node-{number}" for number in self.nodes.storages]
-        connector = LocalConnector(Nodes(self.nodes), "test")
-        async with connect(endpoints, connector=connector, rng=random.Random(self.clients)) as journal:
+        connector = LocalConnector(ByEndpoint(self.nodes), "test")
+        rng = random.Random(self.clients)
+        async with connect(self.nodes.endpoints, connector=connector, rng=rng) as journal:
             yield journal
 
     async def start_agent(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -28,28 +28,12 @@ from journal.limits import Limits
 from journal.node import Node
 from journal.offers import Adjust, Delete, DeleteRange, Mutation, Offer, Put, Reason
 from journal.types import NodeId
-from tests.node.cluster import Cluster, running
-
-
-class ByEndpoint(Mapping[str, Node]):
-    """The nodes that run now, by their endpoint."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
-
-    def __getitem__(self, endpoint: str) -> Node:
-        return self.cluster.nodes[int(endpoint.removeprefix("node-"))]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter([f"node-{number}" for number in self.cluster.nodes])
-
-    def __len__(self) -> int:
-        return len(self.cluster.nodes)
+from tests.node.cluster import ByEndpoint, Cluster, running
 
 
 @asynccontextmanager
 async def client(cluster: Cluster, seed: int = 1, **settings: Any) -> AsyncIterator[Journal]:
-    endpoints = [f"node-{number}" for number in cluster.storages]
+    endpoints = [member.endpoint for member in cluster.membership.voters]
     async with connect(
         endpoints,
         connector=LocalConnector(ByEndpoint(cluster), "test"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -32,6 +32,25 @@ LATENCY_S = 0.001
 
 def endpoint_of(node: int) -> str:
     return f"node-{node}:7400"
+
+
+class ByEndpoint(Mapping[str, Node]):
+    """The nodes of a cluster that run now, by their endpoint: what a ``LocalConnector`` asks."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    def _running(self) -> dict[str, Node]:
+        return {endpoint_of(number): node for number, node in self._cluster.nodes.items()}
+
+    def __getitem__(self, endpoint: str) -> Node:
+        return self._running()[endpoint]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._running())
+
+    def __len__(self) -> int:
+        return len(self._cluster.nodes)
 
 
 class Network:
@@ -143,6 +162,11 @@ class Cluster:
             if self.nodes.get(number) is node:
                 del self.nodes[number]
             self.ended[number].set()
+
+    @property
+    def endpoints(self) -> list[str]:
+        """Of all nodes, running or not."""
+        return [endpoint_of(number) for number in self.storages]
 
     def isolate(self, node: Node) -> None:
         """Cut all links of ``node``."""
