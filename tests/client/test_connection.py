@@ -26,10 +26,9 @@ from journal.offers import LeaseGrant, Offer, Put, Reason, Rejected, Verdict, pa
 from journal.rpc.connection import GrpcConnector
 from journal.types import NodeId, Revision
 from synod.local import LocalCluster
-from tests.node.cluster import running
+from tests.node.cluster import ByEndpoint, running
 
 from .fake import FakeCluster
-from .test_with_nodes import ByEndpoint
 
 
 class World:
