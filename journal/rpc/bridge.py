@@ -78,13 +78,9 @@ class AsyncioSide:
         finished = trio.Event()
         task: asyncio.Task[T] | None = None
         result: outcome.Outcome[T] | None = None
-        abandoned = False
 
         def start() -> None:
             nonlocal task
-            if abandoned:
-                finish(outcome.Error(asyncio.CancelledError()))
-                return
             task = self.loop.create_task(function(*arguments))
             task.add_done_callback(lambda done: finish(_outcome_of(done)))
 
@@ -100,10 +96,8 @@ class AsyncioSide:
                     pass
 
         def cancel() -> None:
-            nonlocal abandoned
-            abandoned = True
-            if task is not None:
-                task.cancel()
+            assert task is not None  # posted after start, and the loop keeps that order
+            task.cancel()
 
         self.post(start)
         try:

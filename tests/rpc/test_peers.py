@@ -98,9 +98,10 @@ async def test_large_messages_travel_in_parts() -> None:
         accepted = tuple(AcceptedValue(Slot(slot), BALLOT, bytes([slot]) * 2_000_000) for slot in range(1, 9))
         await until(lambda: one.log.named("peer.connected"))
         large = Promise(BALLOT, Slot(1), Slot(0), accepted)
-        send(one.transport, 2, learn(1), large, learn(2))
-        await until(lambda: len(two.got) == 3)
-        assert [envelope.message for envelope in two.got] == [learn(1), large, learn(2)]
+        sent = [learn(1), large, learn(2), large]
+        send(one.transport, 2, *sent)
+        await until(lambda: len(two.got) == 4)
+        assert [envelope.message for envelope in two.got] == sent
 
 
 @guest
@@ -168,6 +169,13 @@ async def test_a_restarted_peer_is_reached_again_within_a_second() -> None:
                 await until(lambda two=two: two.got)  # type: ignore[misc]
         await two.stop()
         await until(lambda: len(one.log.named("peer.lost")) == 4)
+
+
+def test_no_backoff_is_long() -> None:
+    """gRPC's own grows to two minutes, and the test above is too short to see that."""
+    options = dict(channel_options())
+    assert int(options["grpc.max_reconnect_backoff_ms"]) <= 500
+    assert int(options["grpc.min_reconnect_backoff_ms"]) <= 1_000
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import grpc
@@ -145,6 +146,7 @@ async def test_a_cancelled_read_is_answered_into_the_void() -> None:
     async with served_fake() as (node, here):
         with trio.move_on_after(0.05):
             await here.connection.get([b"a"], at=None, consistency=LINEARIZABLE)
+        await bridge.host().run(asyncio.sleep, 0.05)  # the cancellation reaches the node's side
         node.reads.pop()(Revision(1))
 
 

@@ -425,10 +425,10 @@ async def test_what_is_answered_when_the_node_stops_still_reaches_its_client() -
             await node.submissions(1)
             nursery.start_soon(submit)
             await node.submissions(2)
-            # What a node does on its way out, and then the server closes, in one go.
+            # What a node does on its way out, and the streams' end, before the writer's next turn.
             node.submitted[0][1]([7])
             node.submitted[1][1](Unavailable("the node is stopping"))
-            await bridge.host().run(here.server.aclose)
+            here.server._edge.close()
         assert sorted(map(str, found)) == ["[7]", "the node is stopping"]
 
 

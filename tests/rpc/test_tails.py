@@ -178,6 +178,25 @@ async def test_tails_that_keep_up_share_what_is_encoded() -> None:
     assert encoded == [1]
 
 
+@guest
+async def test_tails_of_the_same_commits_get_each_their_own() -> None:
+    """What is shared is shared by those alone who asked for the same."""
+    async with (
+        served() as here,
+        here.connection.tail(ZERO, []) as everything,
+        here.connection.tail(ZERO, [b"a"]) as filtered,
+        plain_tail(here, pb.TailRequest()) as plain,
+    ):
+        for read in (lambda: anext(everything), lambda: anext(filtered), plain):
+            await read()
+        await here.offer(Put(b"a", b""), Put(b"b", b""))
+        (commit,) = await read_to(everything, 1)
+        assert len(commit.changes) == 2
+        (commit,) = await read_to(filtered, 1)
+        assert len(commit.changes) == 1
+        assert len((await plain()).commits[0].changes) == 2
+
+
 # -- the typed form and snapshots ---------------------------------------------------------------
 
 
