@@ -259,6 +259,7 @@ class Node:
         self._space_writes: list[Write] = []
         self._space_writes_since = 0.0
         self._after_write: list[Envelope] = []
+        self._learners: list[SendEntries] = []
         self._writing = False
         self._flush_wanted = False
         self._write_ready = trio.Event()
@@ -424,11 +425,12 @@ class Node:
                 self._log_writes.extend(self._log.writes_for(effects))
             if effects.send_durable:
                 self._after_write.extend(effects.send_durable)
-            if effects.must_persist or effects.send_durable:
+            if effects.send_entries:
+                self._learners.extend(effects.send_entries)
+            if effects.must_persist or effects.send_durable or effects.send_entries:
                 self._write_ready.set()
             self._to_fold.extend(effects.chosen)
             self._note_reads(effects)
-            self._send_entries(effects.send_entries)
         self._note_role(now)
 
     def _fold(self, now: float) -> None:
@@ -454,6 +456,8 @@ class Node:
         self._space_writes.extend(writes)
 
     def _send_entries(self, requests: list[SendEntries]) -> None:
+        """Answer peers that learn. Only behind the write of what was drained with the request: until then
+        the log may hold, for a slot that is known chosen, an older value that was never chosen."""
         for to, first, last in requests:
             entries = self._log.read(first, last, self.config.limits.learn_bytes_max)
             if entries:
@@ -471,12 +475,13 @@ class Node:
 
     async def _write_batch(self) -> None:
         """Make everything gathered so far durable, then do what waited for it."""
+        after, self._after_write = self._after_write, []
+        learners, self._learners = self._learners, []
         sync = bool(self._log_writes)
         if sync or self._flush_wanted:
             writes = self._log_writes + self._space_writes
             flushed = self.space.applied
             self._log_writes, self._space_writes = [], []
-            after, self._after_write = self._after_write, []
             self._flush_wanted = False
             self._writing = True
             # Shielded: a batch that was taken and not written would leave a hole below the next one.
@@ -485,8 +490,6 @@ class Node:
             self._writing = False
             self.space.flushed(flushed)
             self.tails.flushed(flushed)
-        else:
-            after, self._after_write = self._after_write, []
         outside = []
         for envelope in after:
             if envelope.to == self.config.node:
@@ -495,6 +498,7 @@ class Node:
                 outside.append(envelope)
         if outside:
             self._transport.send(outside)
+        self._send_entries(learners)
 
     # -- roles ----------------------------------------------------------------------
 
@@ -844,8 +848,7 @@ class Node:
 
     def status(self) -> NodeStatus:
         core, space = self._core, self.space
-        known = max([core.chosen, *(peer.chosen for peer in core.peers_progress.values())])
-        lag = max(0, known - space.applied)
+        lag = max(0, core.known_chosen - space.applied)
         membership = core.membership
         if self._stopping:
             health = "stopping"

@@ -229,7 +229,9 @@ class Service:
         return admin_pb2.TransferLeadershipReply(leader=leader)
 
     async def compact(self, request: admin_pb2.CompactRequest) -> admin_pb2.CompactReply:
-        revision = Revision(request.revision or self._node.space.revision)
+        if not request.revision:  # an empty message must not cost anybody their history
+            raise InvalidRequest("revision", "must be given, and above 0")
+        revision = Revision(request.revision)
         _at: Revision = await self._edge.answer(lambda reply: self._node.compact(revision, reply))
         return admin_pb2.CompactReply(compacted=self._node.space.compacted)
 

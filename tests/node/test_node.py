@@ -9,6 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from journal.entries import pack_offers
 from journal.errors import (
     JournalError,
     LeaseNotFound,
@@ -24,9 +25,12 @@ from journal.limits import Limits
 from journal.node import NodeConfig
 from journal.offers import LeaseGrant, Offer, Put, Reason, Rejected, pack_batch, pack_offer
 from journal.paxos import PaxosConfig
+from journal.paxos.effects import Effects
+from journal.paxos.messages import AcceptedValue
 from journal.storage import Write
+from journal.storage.log import LogStore
 from journal.storage.memory import MemoryStorage
-from journal.types import NodeId, Revision
+from journal.types import Ballot, NodeId, Revision, Slot
 
 from .cluster import barrier, endpoint_of, put, running, submit, submit_somewhere
 
@@ -325,6 +329,29 @@ class SlowDisk(MemoryStorage):
     async def write(self, writes: Iterable[Write], *, sync: bool) -> None:
         await trio.sleep(self.delay_s)
         await super().write(writes, sync=sync)
+
+
+async def test_a_learner_is_answered_only_from_what_is_on_the_disk(autojump_clock: MockClock) -> None:
+    """Node 4 holds, for slot 1, a value of an old ballot that was never chosen. It learns what was
+    chosen instead, but its disk is slow; node 5 hears nobody else and asks it meanwhile."""
+    async with running(5) as cluster:
+        for number in tuple(cluster.nodes):
+            await cluster.kill(number)
+        disk = SlowDisk()
+        never_chosen = pack_offers(0, [pack_batch(b"old", 0, 0, [pack_offer(1, put("never", "chosen"))])])
+        stale = Effects(accepted=[AcceptedValue(Slot(1), Ballot(0, NodeId(4)), never_chosen)])
+        disk.write_now(LogStore(disk, cluster.limits).writes_for(stale), sync=True)
+        cluster.storages = {number: disk if number == 4 else MemoryStorage() for number in range(1, 6)}
+        cut = cluster.network.cut = {(a, b) for a in (4, 5) for b in range(1, 6)}
+        cut |= {(b, a) for a, b in cut}
+        await cluster.start()
+        await submit(await cluster.leader(), put("chosen"))
+        disk.delay_s = 5.0
+        cut -= {(4, 5), (5, 4)} | {(a, b) for a in range(1, 5) for b in range(1, 5)}
+        fifth = cluster.nodes[5]
+        await cluster.until(lambda: fifth.space.revision == 1)
+        assert fifth.space.get(b"never") is None
+        assert fifth.space.get(b"chosen") is not None
 
 
 async def test_a_quorum_without_the_leaders_disk_commits(autojump_clock: MockClock) -> None:
