@@ -534,7 +534,11 @@ class connect(AbstractAsyncContextManager[Journal]):
         self._manager = trio.open_nursery()
         self._nursery = await self._manager.__aenter__()
         journal = Journal(self._router, self._nursery)
-        await self._nursery.start(journal._submitter.run)
+        try:
+            await self._nursery.start(journal._submitter.run)
+        except BaseException as error:  # cancelled: nobody will call ``__aexit__``
+            await self.__aexit__(type(error), error, error.__traceback__)
+            raise
         return journal
 
     async def __aexit__(
