@@ -13,7 +13,10 @@ been decided in the forgotten past; it is refused as ``Expired``, never applied 
 
     Why it holds: an offer is folded at a revision >= its base, and the session's ``revision`` is
     raised to that. When the session is forgotten the floor rises above the session's revision,
-    hence above the base of every offer that it ever decided.
+    hence above the base of every offer that it ever decided. A client that comes back gets a new
+    session, which knows nothing of the old one: it remembers the forgotten floor that it was
+    opened above (``opened``), and offers whose base is below that stay expired. Else a late copy
+    of an offer that the old session had decided would be taken for a new one.
 
 One record a batch, under (client, slot, batch), holds the verdicts that it decided, and the
 state of the session after it. Records go as the floor passes them; the newest stays.
@@ -57,10 +60,12 @@ class _Chunk:
 class Session:
     """One client. ``last``: the highest sequence seen; none above it has been decided."""
 
-    __slots__ = ("_dense", "_firsts", "_sparse", "chunks", "floor", "last", "revision", "size")
+    __slots__ = ("_dense", "_firsts", "_sparse", "chunks", "floor", "last", "opened", "revision", "size")
 
-    def __init__(self, floor: int) -> None:
+    def __init__(self, floor: int, opened: int) -> None:
         self.floor = floor
+        self.opened = opened
+        """The forgotten floor when this session began: an offer of an older base may be of one before it."""
         self.last = -1
         self.revision = 0
         self.size = 0
@@ -125,11 +130,13 @@ class Sessions:
         """Return what is known of an offer id. With ``base``, ``EXPIRED`` where the id may belong to
         a forgotten past."""
         session = self._sessions.get(client)
+        verdict: Verdict | None = None
+        oldest = self.forgotten_floor
         if session is not None:
-            return session.find(sequence)
-        if base is not None and base < self.forgotten_floor:
+            verdict, oldest = session.find(sequence), session.opened
+        if verdict is None and base is not None and base < oldest:
             return EXPIRED
-        return None
+        return verdict
 
     # -- the fold's side --------------------------------------------------------
 
@@ -148,9 +155,11 @@ class Sessions:
         if session is None:
             if base < self.forgotten_floor:
                 return None
-            session = self._sessions[client] = Session(acked)
+            session = self._sessions[client] = Session(acked, self.forgotten_floor)
             while len(self._sessions) > FOLD_SESSIONS_MAX:
                 self._forget(next(iter(self._sessions)), writes)
+        elif base < session.opened:
+            return None
         elif acked > session.floor:
             session.floor = acked
             chunks = session.chunks
@@ -189,6 +198,7 @@ class Sessions:
                 [sequences[0], len(sequences)] if dense is not None else list(sequences),
                 dense is not None,
                 first_revision or [verdict_to_raw(verdict) for verdict in verdicts],
+                session.opened,
             ]
         )
         record = b"%c%c%b%b" % (SESSION, len(client), client, _PLACE.pack(*place))
@@ -215,11 +225,11 @@ class Sessions:
         found = sorted((_place_of(key), key, payload) for key, payload in records)
         for (client, _slot, _batch), key, payload in sorted(found, key=lambda item: item[0][1:]):
             try:
-                floor, last, revision, sequences, is_dense, verdicts = msgpack.unpackb(payload)
+                floor, last, revision, sequences, is_dense, verdicts, opened = msgpack.unpackb(payload)
                 chunk = _restored(key, sequences, is_dense, verdicts, len(payload))
             except (ValueError, TypeError) as error:
                 raise RecordDamaged(key, f"it does not decode: {error}") from error
-            session = self._sessions.pop(client, None) or Session(floor)
+            session = self._sessions.pop(client, None) or Session(floor, opened)
             self._sessions[client] = session
             session.floor, session.last, session.revision = floor, last, revision
             session.add(chunk)

@@ -144,6 +144,7 @@ class Client:
         self.next = 0
         self.acked = 0
         self.sent: dict[int, Offer] = {}
+        self.bases: dict[int, int] = {}
 
 
 class Play:
@@ -215,8 +216,11 @@ class Play:
         for offer in found:
             state.next += gap
             state.sent[state.next] = offer
+            state.bases[state.next] = base
             sequences.append(state.next)
             state.next += 1
+        # A client keeps the base that an offer was first sent with.
+        base = min([base, *(state.bases[sequence] for sequence in sequences if sequence in state.bases)])
         sent = [
             offer_to_raw(sequence, state.sent[sequence]) for sequence in sequences if sequence in state.sent
         ]

@@ -30,6 +30,7 @@ class Row:
 class TwinSession:
     floor: int
     revision: int = 0
+    opened: int = 0
     verdicts: dict[int, Verdict] = field(default_factory=dict)
 
 
@@ -89,9 +90,12 @@ class Twin:
             if base < self.forgotten_floor:
                 return [EXPIRED for _ in offers]
             self.sessions[client] = TwinSession(acked)
+            self.sessions[client].opened = self.forgotten_floor
             if len(self.sessions) > self.sessions_max:
                 self._forget(next(iter(self.sessions)))
         session = self.sessions[client]
+        if base < session.opened:  # of before this client was forgotten
+            return [EXPIRED for _ in offers]
         session.floor = max(session.floor, acked)
         verdicts: list[Verdict] = []
         for offer in offers:
