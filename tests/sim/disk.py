@@ -32,6 +32,7 @@ class SimDisk:
         self._host = host
         self._rng = rng
         self._dead = trio.Event()
+        self._delay: trio.CancelScope | None = None
         self._writing: tuple[list[Write], bool] | None = None
         self.fails_next_sync = False
         self.has_failed = False
@@ -54,7 +55,7 @@ class SimDisk:
         now = trio.current_time()
         if now < self.slow_until:
             delay = delay * self.slow_factor if sync else delay
-        with trio.move_on_after(delay):
+        with trio.move_on_after(delay) as self._delay:
             await self._dead.wait()
         while self._host.is_paused and not self._dead.is_set():
             await self._host.wait_resumed(self._dead)
@@ -75,6 +76,12 @@ class SimDisk:
 
     def close(self) -> None:
         self.memory.close()
+
+    def heal(self) -> None:
+        """From now on it works well; what stood still ends soon."""
+        self.slow_until, self.fails_next_sync = 0.0, False
+        if self._delay is not None:
+            self._delay.deadline = min(self._delay.deadline, trio.current_time() + 0.01)
 
     def die(self, *, power: bool) -> MemoryStorage:
         """The process is gone, or with ``power`` the machine. Returns what a restart finds."""

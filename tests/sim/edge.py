@@ -78,9 +78,6 @@ class SimConnection:
                 is_lost = True
             if rng.random() < options.edge_late:
                 due += rng.random() * LATE_S
-            if rng.random() < options.edge_repeat:
-                again = due + rng.random() * LATE_S
-                world.at(again, lambda: self._arrive(data, None))
         if not is_lost:
             world.at(due, lambda: self._arrive(data, call))
         elif rng.random() < 0.5:
@@ -112,6 +109,11 @@ class SimConnection:
             life.node.submit(data, reply)
         except JournalError as error:
             reply(error)
+            return
+        # What was refused is promised not to have any effect, and no stream repeats it by itself.
+        # What was taken in may come again, as it does from a client that heard nothing.
+        if call is not None and world.network.is_faulty and self._rng.random() < world.options.edge_repeat:
+            world.after(self._rng.random() * LATE_S, lambda: self._arrive(data, None))
 
     def _reply(self, life: Life, call: _Submit, result: list[Verdict] | JournalError) -> None:
         world, rng = self._world, self._rng

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -62,11 +63,16 @@ class Result:
 
 
 def simulate(options: Options, *, trace: bool = False, digest: bool = False) -> Result:
-    """Run once. A bug shows as a violation in the result; an exception is a bug of the simulator."""
+    """Run once. Whatever goes wrong shows as a violation in the result."""
     world = World(options, trace=trace, digest=digest)
     began = time.process_time()
+    virtual_s = 0.0
     with _format(options):
-        virtual_s = determinism.run(options.seed, partial(_main, world))
+        try:
+            virtual_s = determinism.run(options.seed, partial(_main, world))
+        except Exception as error:  # of the client library, of trio's, or of the simulator
+            text = "".join(traceback.format_exception(error)[-12:])
+            world.violations.append(Violation(0.0, "a run ends without an exception", f"{error!r}\n{text}"))
     result = Result(options, world.violations, world.lines, virtual_s=virtual_s)
     result.counts = _counts(world)
     if result.ok:
@@ -177,8 +183,7 @@ async def heal(world: World) -> None:
     for host in world.hosts.values():
         host.resume()
         if host.life is not None:
-            host.life.disk.slow_until = 0.0
-            host.life.disk.fails_next_sync = False
+            host.life.disk.heal()
         host.start_if_down()
 
 
