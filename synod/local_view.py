@@ -41,7 +41,7 @@ class NodeView:
         }
         if self.said:
             said = asdict(self.said)
-            said["members"] = [{"node": node, "endpoint": endpoint} for node, endpoint in said["members"]]
+            said["members"] = [member._asdict() for member in self.said.members]
             view = {**said, **view}
         return view
 
