@@ -76,6 +76,7 @@ from journal.storage.records import (
     BINDING,
     LEASE,
     MEMBERSHIP,
+    NUMBER,
     OUTCOME,
     RECENT,
     SESSION,
@@ -87,7 +88,18 @@ from journal.storage.records import (
     unseal,
 )
 from journal.types import Revision, Slot
-from journal.versions import ABSENT, HEAD, HEAD_BYTES, Record, SpaceReader, Stored, Versions, shown, tombstone
+from journal.versions import (
+    ABSENT,
+    HEAD,
+    HEAD_BYTES,
+    Record,
+    SpaceReader,
+    Stored,
+    Versions,
+    shown,
+    succeed,
+    value_of,
+)
 
 FORMAT: Final = 1
 CHAIN_START: Final = bytes(32)
@@ -265,7 +277,7 @@ class Space:
         load = self._versions.load
         records = self._versions.young
         find = records.get
-        pack_head = HEAD.pack
+        pack_head, pack_number = HEAD.pack, NUMBER.pack
 
         # The hot loop. What it handles inline is one put without lease and conditions on keys;
         # everything else goes through methods. ``find(key) or load(key)`` is Versions.current.
@@ -297,21 +309,26 @@ class Space:
             if rejected is None:
                 if len(mutations) == 1 and mutations[0][0] == PUT and not mutations[0][3]:
                     _put, key, value, _lease = mutations[0]
-                    record = find(key) or load(key)
-                    if not record[3]:
+                    create, modified, version, lease, payload, ordinal = find(key) or load(key)
+                    if not lease:
                         revision += 1
-                        create, _modified, version, _lease, payload = record
-                        if version:
+                        if version or modified > compacted:
                             superseded.append((key, revision, payload))
+                            if ordinal & 1:  # as in versions.succeed
+                                width = 8 * (ordinal & (ordinal + 1)).bit_count()
+                                value = payload[HEAD_BYTES : HEAD_BYTES + width] + value
+                            else:
+                                width = 8 * ordinal.bit_count() - 8
+                                trail = payload[HEAD_BYTES : HEAD_BYTES + width] + pack_number(modified)
+                                value = trail + value
                         else:
+                            ordinal = 0
+                        if not version:
                             create = revision
-                        records[key] = changed[key] = (
-                            create,
-                            revision,
-                            version + 1,
-                            0,
-                            pack_head(create, revision, version + 1, 0) + value,
-                        )
+                        version += 1
+                        ordinal += 1
+                        payload = pack_head(create, revision, version, 0, ordinal) + value
+                        records[key] = changed[key] = (create, revision, version, 0, payload, ordinal)
                         verdicts.append(revision)
                         continue
                 attempt = _Attempt(self, revision + 1)
@@ -520,7 +537,7 @@ class Space:
             record = self._versions.at(key, newest, revision)
             looks -= 1
             if record[2]:
-                size += len(key) + len(record[4]) - HEAD_BYTES
+                size += len(key) + len(value_of(record))
                 if found and (len(found) >= limit_keys or size > limit_bytes):
                     return found, key
                 found.append((key, shown(record)))
@@ -600,7 +617,7 @@ class Space:
     @property
     def is_compacting(self) -> bool:
         """Whether ``compact_step`` still has something to do."""
-        return self._versions.swept < self.compacted
+        return self._versions.is_compacting(self.compacted)
 
 
 class _Attempt:
@@ -647,7 +664,7 @@ class _Attempt:
             self._put(mutation[1], mutation[2], mutation[3])
         elif kind == DELETE:
             if self._current(mutation[1])[2]:
-                self._staged[mutation[1]] = tombstone(self.revision)
+                self._bury(mutation[1])
             else:
                 self.computed.append([index, None])
         elif kind == DELETE_RANGE:
@@ -668,7 +685,9 @@ class _Attempt:
                 leases.grant(lease, ttl_ms, revision, writes)
         for key, record in self._staged.items():
             old = versions.current(key)
-            if old[2]:
+            if record is old:
+                continue
+            if old[2] or old[1] > space.compacted:
                 superseded.append((key, revision, old[4]))
             if old[3] != record[3]:
                 leases.rebind(key, old[3], record[3], writes)
@@ -684,13 +703,21 @@ class _Attempt:
 
     def _stage(self, key: bytes, value: bytes, lease: int) -> None:
         """Give ``key`` a new record. Several mutations of a key in one offer make one version."""
-        create, modified, version, _lease, _payload = self._current(key)
+        old = self._space._versions.current(key)
+        create, modified, version = self._current(key)[:3]
         if not version:
             create, version = self.revision, 1
         elif modified != self.revision:
             version += 1
-        head = HEAD.pack(create, self.revision, version, lease)
-        self._staged[key] = (create, self.revision, version, lease, head + value)
+        compacted = self._space.compacted
+        self._staged[key] = succeed(old, create, self.revision, version, lease, value, compacted)
+
+    def _bury(self, key: bytes) -> None:
+        """Give ``key`` a tombstone; where this very offer made it, nothing remains to bury."""
+        old = self._space._versions.current(key)
+        if old[2]:
+            old = succeed(old, 0, self.revision, 0, 0, b"", self._space.compacted)
+        self._staged[key] = old
 
     def _put(self, key: bytes, value: bytes, lease: int) -> None:
         if lease and self._current(key)[3] != lease:
@@ -702,7 +729,7 @@ class _Attempt:
         record = self._current(key)
         if not record[2]:
             raise Refused(Reason.ABSENT)
-        present = record[4][HEAD_BYTES:]
+        present = value_of(record)
         if kind == ADJUST:
             value = adjust(present, mutation[2], mutation[3], mutation[4])
         elif kind == SET_ADD:
@@ -732,9 +759,8 @@ class _Attempt:
         return found
 
     def _delete(self, index: int, keys: list[bytes]) -> None:
-        gone = tombstone(self.revision)
         for key in keys:
-            self._staged[key] = gone
+            self._bury(key)
         self.computed.append([index, keys])
 
     # -- leases ---------------------------------------------------------------------

@@ -1,16 +1,20 @@
 """The versioned keys: current records, older versions, and the cache over storage. PURE.
 
 Every key that exists has a *current* record: when it was created, when last modified, how often,
-its lease and its value. When a key is modified, the record it had moves to *history*, under the
-key and the revision at which it ceased to be valid (its end). A deletion leaves a *tombstone* as
-the current record. So the present is one get or one ordered scan, and the past is one seek::
+its lease and its value. A deletion leaves a *tombstone* as the current record. When a key is
+modified, the record it had moves to *history*, under the revision that ended it, then the key. So
+the present is one get or one ordered scan, and history is a queue: it grows at its end (the order
+in which an LSM tree takes writes most cheaply) and compaction takes it away from its front.
 
-    get(key, at):  current.modified <= at ?  current
-                   else the first history record with end > at, if it was modified <= at, else absent
+The past is found along the key's own records. Each has an *ordinal*, counting the records of the
+key, and carries a *trail*: the modification revisions of the records whose ordinals are its own
+with low bits cleared (of 13 = 1101b: those of 8 = 1000b and 12 = 1100b). A record before which
+``at`` lies is stepped back from to the one that ended where the first revision of its trail after
+``at`` began; the stretch in which the answer lies halves with each step. So reading a key as of n
+modifications ago takes log2(n) gets, and costs log2(n) / 2 numbers a record.
 
-Keying history by the end, not the beginning, makes compaction free of order: a record with
-end <= compacted cannot be asked for any more, and neither can a tombstone made at or before it,
-so each may be removed at any time, or never, and no read can tell.
+Compaction leaves no trace that a read could see: at or after the compaction revision no trail leads
+to a record that ended before it, and a tombstone made before it counts as nothing, there or not.
 
 Three layers answer a read, newest first: what was folded and is not in storage yet, a cache, and
 storage. Records are plain tuples (``Stored``), because the fold makes one for every mutation.
@@ -18,11 +22,12 @@ storage. Records are plain tuples (``Stored``), because the fold makes one for e
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator
 from heapq import merge
-from struct import Struct
+from itertools import islice
+from struct import Struct, unpack_from
 from typing import Final, NamedTuple, Protocol
 from zlib import crc32
 
@@ -34,23 +39,19 @@ from journal.storage.records import (
     HISTORY,
     NUMBER,
     SWEPT,
-    TOMBSTONE,
     family_end,
-    number_of,
     seal,
     unseal,
 )
 from journal.types import Revision, Slot
 
-Stored = tuple[int, int, int, int, bytes]
-"""(create revision, modification revision, version, lease, payload). Version 0: not there; the
-modification revision then is the tombstone's, or 0. The payload is ``HEAD`` and the value."""
+Stored = tuple[int, int, int, int, bytes, int]
+"""(create revision, modification revision, version, lease, payload, ordinal). Version 0: not there;
+the modification revision then is the tombstone's, or 0. The payload is ``HEAD``, trail and value."""
 
-HEAD: Final = Struct(">QQQQ")  # create, modified, version, lease
+HEAD: Final = Struct(">QQQQQ")  # create, modified, version, lease, ordinal
 HEAD_BYTES: Final = HEAD.size
-ABSENT: Final[Stored] = (0, 0, 0, 0, b"")
-
-_HISTORY_LENGTH = Struct(">H")
+ABSENT: Final[Stored] = (0, 0, 0, 0, b"", 0)
 
 
 class Record(NamedTuple):
@@ -96,7 +97,7 @@ class _Unflushed:
         self.superseded = superseded  # (key, end, payload)
         self.outcome = outcome
         self._keys: list[bytes] | None = None
-        self._ended: dict[bytes, list[tuple[int, bytes]]] | None = None
+        self._ended: dict[tuple[bytes, int], bytes] | None = None
 
     def keys_in(self, start: bytes, end: bytes) -> list[bytes]:
         if self._keys is None:
@@ -104,13 +105,11 @@ class _Unflushed:
         keys = self._keys
         return keys[bisect_left(keys, start) : bisect_left(keys, end) if end else len(keys)]
 
-    def ended(self, key: bytes) -> list[tuple[int, bytes]]:
-        """Return (end, payload) of the versions of ``key`` that this fold ended, oldest first."""
+    def ended(self, key: bytes, end: int) -> bytes:
+        """Return the payload of the record of ``key`` that revision ``end``, of this fold, ended."""
         if self._ended is None:
-            self._ended = {}
-            for superseded, end, payload in self.superseded:
-                self._ended.setdefault(superseded, []).append((end, payload))
-        return self._ended.get(key, [])
+            self._ended = {(key, end): payload for key, end, payload in self.superseded}
+        return self._ended[key, end]
 
 
 class Versions:
@@ -127,15 +126,14 @@ class Versions:
         self._young_bytes = 0
         self._unflushed: deque[_Unflushed] = deque()
         self._flushed_revision = 0
-        self.swept = 0
-        self._sweeping: tuple[int, bytes] | None = None  # target revision, cursor
+        self._cursor = HISTORY  # compaction has removed all history before it
 
     def restore(self, revision: int) -> None:
         """Say at which revision storage stands, and find out how far compaction has come."""
         self._flushed_revision = revision
         sealed = self._reader.get(SWEPT)
         if sealed is not None:
-            self.swept = NUMBER.unpack(unseal(SWEPT, sealed))[0]
+            self._cursor = unseal(SWEPT, sealed)
 
     # -- current records --------------------------------------------------------
 
@@ -182,21 +180,40 @@ class Versions:
     # -- older versions ---------------------------------------------------------
 
     def at(self, key: bytes, record: Stored, revision: int) -> Stored:
-        """Return the record of ``key`` as of ``revision``; ``record`` is its current one."""
-        if record[1] <= revision:
-            return record
-        prefix = _history_prefix(key)
-        for stored_key, sealed in self._reader.iterate(
-            prefix + NUMBER.pack(revision + 1), prefix + b"\xff" * 8
-        ):
-            return _valid(decode(stored_key, sealed), revision)
-        # Every end in storage is below every end that is not there yet.
-        for slot in self._unflushed:
-            if slot.revision > revision:
-                for end, payload in slot.ended(key):
-                    if end > revision:
-                        return _valid(_parse(payload), revision)
-        return ABSENT
+        """Return the record of ``key`` as of ``revision``; ``record`` is a later one, or it itself.
+
+        ``revision`` must not be below the compaction revision.
+        """
+        while record[1] > revision:
+            ordinal, payload = record[5], record[4]
+            bits = ordinal.bit_count()
+            trail = list(unpack_trail(payload, bits - 1))
+            trail.append(record[1])
+            # The first of the trail that is too new, and what its ordinal is.
+            index = bisect_right(trail, revision)
+            for _ in range(bits - 1 - index):
+                ordinal &= ordinal - 1
+            if ordinal == 1:
+                return ABSENT
+            record = self._ended(key, trail[index])
+            if record[5] != ordinal - 1:
+                raise RecordDamaged(
+                    HISTORY + NUMBER.pack(trail[index]) + key,
+                    f"it is record {record[5]} of its key, but the trail leads to record {ordinal - 1}",
+                )
+        return record
+
+    def _ended(self, key: bytes, end: int) -> Stored:
+        """Return the record of ``key`` that revision ``end`` ended."""
+        if end > self._flushed_revision:
+            for slot in self._unflushed:
+                if end <= slot.revision:
+                    return _parse(slot.ended(key, end))
+        stored_key = HISTORY + NUMBER.pack(end) + key
+        sealed = self._reader.get(stored_key)
+        if sealed is None:
+            raise RecordDamaged(stored_key, "it is missing, though a later record leads to it")
+        return decode(stored_key, sealed)
 
     # -- writing ----------------------------------------------------------------
 
@@ -214,18 +231,15 @@ class Versions:
 
         The fold has put ``changed`` into ``young`` already; ``size`` is about how many bytes.
         """
-        pack_checksum, pack_number, pack_length = CHECKSUM.pack, NUMBER.pack, _HISTORY_LENGTH.pack
+        pack_checksum, pack_number = CHECKSUM.pack, NUMBER.pack
         append = writes.append
         for key, end, payload in superseded:
-            stored_key = b"v" + pack_length(len(key)) + key + pack_number(end)
+            stored_key = b"v" + pack_number(end) + key
             append((stored_key, pack_checksum(crc32(payload, crc32(stored_key))) + payload))
         for key, record in changed.items():
             stored_key = b"k" + key
             payload = record[4]
             append((stored_key, pack_checksum(crc32(payload, crc32(stored_key))) + payload))
-            if not record[2]:
-                tombstone = b"t" + pack_number(record[1]) + key
-                append((tombstone, seal(tombstone, b"")))
         self._unflushed.append(_Unflushed(slot, revision, changed, superseded, outcome))
         self._young_bytes += size
         self.trim()
@@ -264,42 +278,41 @@ class Versions:
 
     # -- compaction -------------------------------------------------------------
 
+    def is_compacting(self, compacted: int) -> bool:
+        """Whether storage still holds what no read at or after ``compacted`` can see."""
+        return self._cursor < self._sweep_end(compacted)
+
     def compact_step(self, compacted: int, max_records: int) -> list[Write]:
-        """Return removals of what no read can see any more, looking at up to ``max_records``."""
-        if self.swept >= compacted:
+        """Return removals of what no read can see any more, looking at up to ``max_records``.
+
+        A tombstone goes together with the record that it ended: there always is one.
+        """
+        stop = self._sweep_end(compacted)
+        if self._cursor >= stop:
             return []
-        if self._sweeping is None:
-            self._sweeping = compacted, TOMBSTONE
-        target, cursor = self._sweeping
+        found = list(islice(self._reader.iterate(self._cursor, stop), max_records))
         writes: list[Write] = []
-        looked = 0
-        if cursor[:1] == TOMBSTONE:
-            for stored_key, _sealed in self._reader.iterate(cursor, TOMBSTONE + NUMBER.pack(target + 1)):
-                key = stored_key[9:]
-                record = self.current(key)
-                if not record[2] and record[1] == NUMBER.unpack_from(stored_key, 1)[0]:
-                    writes.append((CURRENT + key, None))
-                writes.append((stored_key, None))
-                cursor = stored_key + b"\0"
-                looked += 1
-                if looked >= max_records:
-                    break
-            else:
-                cursor = HISTORY
-        if looked < max_records:
-            for stored_key, _sealed in self._reader.iterate(cursor, family_end(HISTORY)):
-                if number_of(stored_key) <= target:
-                    writes.append((stored_key, None))
-                cursor = stored_key + b"\0"
-                looked += 1
-                if looked >= max_records:
-                    break
-            else:
-                self.swept, self._sweeping = target, None
-                writes.append((SWEPT, seal(SWEPT, NUMBER.pack(target))))
-                return writes
-        self._sweeping = target, cursor
+        for stored_key, _sealed in found:
+            writes.append((stored_key, None))
+            end, key = NUMBER.unpack_from(stored_key, 1)[0], stored_key[9:]
+            record = self._peek(key)
+            if not record[2] and record[1] == end:
+                writes.append((CURRENT + key, None))
+        self._cursor = found[-1][0] + b"\0" if len(found) == max_records else stop
+        writes.append((SWEPT, seal(SWEPT, self._cursor)))
         return writes
+
+    def _sweep_end(self, compacted: int) -> bytes:
+        # History that is not in storage yet would be passed over unseen.
+        return HISTORY + NUMBER.pack(min(compacted, self._flushed_revision) + 1)
+
+    def _peek(self, key: bytes) -> Stored:
+        """Like ``current``, but leaves the cache as it is."""
+        record = self.young.get(key) or self._old.get(key)
+        if record is None:
+            sealed = self._reader.get(CURRENT + key)
+            record = ABSENT if sealed is None else decode(CURRENT + key, sealed)
+        return record
 
 
 def decode(stored_key: bytes, sealed: bytes) -> Stored:
@@ -310,29 +323,42 @@ def decode(stored_key: bytes, sealed: bytes) -> Stored:
     return _parse(payload)
 
 
-def tombstone(revision: int) -> Stored:
-    return (0, revision, 0, 0, HEAD.pack(0, revision, 0, 0))
+def succeed(
+    old: Stored, create: int, revision: int, version: int, lease: int, value: bytes, compacted: int
+) -> Stored:
+    """Return the record that follows ``old``, the key's record before this revision.
+
+    The fold's hot loop does the same inline for a plain put.
+    """
+    ordinal, trail = old[5], b""
+    if not old[2] and old[1] <= compacted:
+        ordinal = 0  # a tombstone that may be gone elsewhere: nothing to go on from
+    elif ordinal & 1:
+        trail = old[4][HEAD_BYTES : HEAD_BYTES + 8 * (ordinal & (ordinal + 1)).bit_count()]
+    else:
+        trail = old[4][HEAD_BYTES : HEAD_BYTES + 8 * ordinal.bit_count() - 8] + NUMBER.pack(old[1])
+    ordinal += 1
+    payload = HEAD.pack(create, revision, version, lease, ordinal) + trail + value
+    return (create, revision, version, lease, payload, ordinal)
+
+
+def value_of(record: Stored) -> bytes:
+    """Return the value of a live record."""
+    return record[4][HEAD_BYTES + 8 * record[5].bit_count() - 8 :]
 
 
 def shown(record: Stored) -> Record:
     """Return a live record as readers see it."""
-    create, modified, version, lease, payload = record
-    return Record(Revision(create), Revision(modified), version, lease, payload[HEAD_BYTES:])
+    return Record(Revision(record[0]), Revision(record[1]), record[2], record[3], value_of(record))
+
+
+def unpack_trail(payload: bytes, count: int) -> tuple[int, ...]:
+    return unpack_from(f">{count}Q", payload, HEAD_BYTES)
 
 
 def _parse(payload: bytes) -> Stored:
-    create, modified, version, lease = HEAD.unpack_from(payload)
-    return create, modified, version, lease, payload
-
-
-def _valid(record: Stored, revision: int) -> Stored:
-    """The oldest version that ended after ``revision``, if it had begun by then."""
-    return record if record[1] <= revision else ABSENT
-
-
-def _history_prefix(key: bytes) -> bytes:
-    # The length comes first, so that no key's versions lie among those of another.
-    return HISTORY + _HISTORY_LENGTH.pack(len(key)) + key
+    create, modified, version, lease, ordinal = HEAD.unpack_from(payload)
+    return create, modified, version, lease, payload, ordinal
 
 
 def _next_after(keys: Iterator[bytes], key: bytes) -> bytes | None:

@@ -7,13 +7,14 @@ which family it is of:
 family     rest of the key             what
 =========  ==========================  ===================================================
 ``i``                                  identity of the folder (``identity``)
+``n``      node                        the incarnation of a peer, as first met (``peers``)
+``d``                                  why this node's peers have disowned it (``peers``)
 ``p``                                  the ballot that the acceptor has promised (``log``)
 ``a``      slot                        the value accepted for a slot, with its ballot (``log``)
 ``c``      slot                        a membership, at the slot in which it was chosen
 ``z``                                  state of the space: applied slot, revision, chain, ...
 ``k``      key                         the current version of a key, or its tombstone
-``v``      length, key, end revision   an older version, valid below its end revision
-``t``      revision, key               index of tombstones by the revision they were made at
+``v``      end revision, key           an older version, valid below its end revision
 ``o``      slot                        outcome: what the fold decided about an entry
 ``m``      slot                        the keys that a recent slot changed
 ``s``      client, slot, batch         verdicts remembered for exactly-once
@@ -41,13 +42,14 @@ from journal.errors import RecordDamaged
 from journal.types import Slot
 
 IDENTITY: Final = b"i"
+PEER: Final = b"n"
+DISOWNED: Final = b"d"
 PROMISED: Final = b"p"
 ACCEPTED: Final = b"a"
 MEMBERSHIP: Final = b"c"
 STATE: Final = b"z"
 CURRENT: Final = b"k"
 HISTORY: Final = b"v"
-TOMBSTONE: Final = b"t"
 OUTCOME: Final = b"o"
 RECENT: Final = b"m"
 SESSION: Final = b"s"

@@ -231,9 +231,7 @@ class Play:
     def fold_same(self, value: bytes) -> list[list[Verdict]]:
         quiet, rough = self.quiet.fold(value), self.rough.fold(value)
         assert quiet.chain == rough.chain
-        assert quiet.outcome == rough.outcome
-        assert quiet.verdicts == rough.verdicts
-        assert quiet.revision == rough.revision
+        assert quiet == rough, "all that is decided, and all that is written"
         self.quiet.flush()
         for verdicts in quiet.verdicts:
             assert unpack_verdicts(pack_verdicts(verdicts)) == verdicts
@@ -301,6 +299,14 @@ class Play:
                 assert paged(space, b"a", b"c", revision) == [key for key in expected if b"a" <= key < b"c"]
         self.compare_commits()
 
+    def compare_storage(self) -> None:
+        """Once compaction has come to its end, storage holds what can be read and nothing else."""
+        twin, storage = self.twin, self.rough.storage
+        expected = {key for key in KEYS if key in twin.keys or twin.modified.get(key, 0) > twin.compacted}
+        assert {key[1:] for key, _value in storage.iterate(b"k", b"l")} == expected
+        for key, _value in storage.iterate(b"v", b"w"):
+            assert int.from_bytes(key[1:9], "big") > twin.compacted
+
     def compare_commits(self) -> None:
         """Commits read from the rough world, slot by slot, are those of the twin."""
         space = self.rough.space
@@ -366,6 +372,7 @@ def play(story: list[tuple[str, Any]], **twin_options: int) -> Counter[str]:
         playing.rough.flush()
     playing.compare_states()
     playing.compare_history()
+    playing.compare_storage()
     return playing.tally
 
 
@@ -438,6 +445,15 @@ DIRECTED: dict[str, list[tuple[str, Any]]] = {
         one(A, reads=[b"a"]),
         one(A, expect=[(b"a", True)]),
     ],
+    "what was read before the compaction revision proves nothing": [
+        one(A),
+        one(A),
+        ("compact", 1),
+        one(B, back=1, reads=[b"a"]),
+        one(B, back=2, reads=[b"c"]),
+        one(B, back=2, ranges=[(b"c", b"d")]),
+        one(B, back=2, expect=[(b"a", True)]),
+    ],
     "compaction does not go backwards": [one(A), one(A), ("compact", 1), ("compact", 3)],
     "of a range the lowest changed key is named, be it from this slot or an older one": [
         one(B),
@@ -503,6 +519,28 @@ DIRECTED: dict[str, list[tuple[str, Any]]] = {
         CRASH,
         slot_of(sent(offered(B), client=b"x", again=4, ack=1)),
     ],
+    "every one of many versions is found again": [
+        slot_of(sent(*(offered(Put(b"a", b"%d" % number)) for number in range(11)))),
+        FLUSH,
+        slot_of(sent(*(offered(Adjust(b"b", {"cpu": 1}), A) for _ in range(11)))),
+        one(Delete(b"a")),
+        CRASH,
+        slot_of(sent(*(offered(Put(b"a", b"%d" % number)) for number in range(6)))),
+        FLUSH,
+    ],
+    "a key made again on a tombstone is the same whether the tombstone is there or not": [
+        one(Delete(b"a"), Delete(b"b"), Delete(b"a\x00")),
+        one(C),
+        ("compact", 1),
+        FLUSH,
+        SWEEP,
+        FLUSH,
+        CRASH,
+        one(A),
+        one(B, B),
+        one(Put(b"a\x00", b"1"), DeleteRange(b"a\x00", b"ab")),
+    ],
+    "a sweep that overtakes the disk leaves nothing behind": [one(A), ("compact", 1), SWEEP, FLUSH],
     "what was read at a revision stays readable while later slots wait for the disk": [
         one(A),
         FLUSH,

@@ -113,6 +113,7 @@ def test_prefix_range(prefix: bytes, end: bytes) -> None:
     assert prefix_range(prefix) == (prefix, end)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=3), st.binary(max_size=4))
 def test_a_prefix_range_holds_exactly_what_begins_so(prefix: bytes, key: bytes) -> None:
     start, end = prefix_range(prefix)
@@ -258,7 +259,7 @@ def test_a_key_of_the_longest_kind_and_its_own_range_pass() -> None:
     gate(offer(reads=[key], ranges=[[key, key + b"\x00"]], expect=[[key, 0]], mutations=[[0, key, b"", 0]]))
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=60))
 def test_random_bytes_are_refused_and_nothing_else(data: bytes) -> None:
     try:
@@ -284,7 +285,7 @@ anything = st.recursive(
 )
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(st.data())
 def test_what_passes_the_gate_can_be_read_back(data: st.DataObject) -> None:
     """Any one part of a good offer replaced by anything: refused, or a good offer still."""

@@ -159,7 +159,8 @@ class Twin:
             self.granted[lease] = self.revision
         self.leases = attempt.leases
         for key in attempt.touched:
-            self.modified[key] = self.revision
+            if key in self.history[-2] or key in self.keys:  # not one that came and went within the offer
+                self.modified[key] = self.revision
         self.commits.append(TwinCommit(self.revision, client, sequence, label, attempt.changes))
         return self.revision
 
