@@ -182,12 +182,13 @@ async def _again_and_again(world: World, name: str, fault: Fault, mean_s: float)
     rng = world.rng(f"fault/{name}")
     while world.is_storm:
         await trio.sleep(rng.expovariate(1 / mean_s))
-        if world.is_storm:
+        if world.is_storm and not world.is_lull:
             await fault(world, rng)
 
 
 async def storm(world: World) -> None:
     """Everything that this run has drawn, until the time is over."""
+    await trio.sleep(2 * world.options.election_timeout_s)  # let there be a leader first, mostly
     with trio.move_on_after(world.options.storm_s):
         async with trio.open_nursery() as nursery:
             for name, fault in KINDS.items():

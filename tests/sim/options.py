@@ -11,6 +11,8 @@ import random
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+LULL_PERIOD_S = 2.0
+
 KINDS = ("register", "bank", "counter", "set", "range", "lease", "scan", "many", "read", "outcome")
 """What workers may do; a run draws a weight for each."""
 
@@ -94,6 +96,8 @@ class Options:
     """What a synced write takes, on average."""
     clock_rates: float = 0.0
     """How far a node's clock may run from true, as a fraction."""
+    lull: float = 0.0
+    """The part of each ``LULL_PERIOD_S`` in which no new fault comes, so that work gets done."""
     power_at_the_end: bool = False
     """After the storm all nodes lose power once more."""
 
@@ -135,6 +139,12 @@ def draw(seed: int) -> Options:
         value = rng.choice(values)
         return value if rng.random() < probability else 0.0
 
+    timeout_s = rng.choice((0.15, 0.3, 0.3, 0.6))
+
+    def every(probability: float, *timeouts: float) -> float:
+        """How often a kind of fault comes, in election timeouts: the cluster's own measure of time."""
+        return round(on(probability, *timeouts) * timeout_s, 4)
+
     options = Options(
         seed=seed,
         nodes=rng.choice((3, 3, 3, 3, 5, 5, 7)),
@@ -148,7 +158,7 @@ def draw(seed: int) -> Options:
         tails=rng.choice((0, 1, 2)),
         slow_tails_s=on(0.4, 0.2, 1.0),
         replicas=rng.choice((0, 0, 1)),
-        election_timeout_s=rng.choice((0.3, 0.5, 1.0)),
+        election_timeout_s=timeout_s,
         window_slots=rng.choice((2, 4, 8, 32)),
         pipeline_slots=rng.choice((1, 2)),
         entry_offers=rng.choice((16, 16, 64)),
@@ -167,27 +177,28 @@ def draw(seed: int) -> Options:
         session_idle_revisions=rng.choice((30, 1_000_000, 1_000_000, 1_000_000)),
         recent_bytes=rng.choice((300, 8 * 1024 * 1024, 8 * 1024 * 1024)),
         latency_s=rng.choice((0.0005, 0.002, 0.01)),
-        loss=on(0.5, 0.005, 0.03, 0.15),
+        loss=on(0.5, 0.005, 0.03, 0.1),
         repeat=on(0.4, 0.02, 0.2),
         reorder=on(0.4, 0.02, 0.2),
         reorder_s=rng.choice((0.02, 0.2, 1.0)),
         edge_loss=on(0.5, 0.01, 0.1),
         edge_late=on(0.3, 0.01, 0.1),
         edge_repeat=on(0.3, 0.02, 0.2),
-        partition_s=on(0.5, 0.5, 1.5, 3.0),
-        clog_s=on(0.25, 0.5, 2.0),
-        crash_s=on(0.45, 0.6, 1.5, 3.0),
+        partition_s=every(0.45, 3, 8, 16),
+        clog_s=every(0.2, 2, 8),
+        crash_s=every(0.4, 4, 8, 16),
         crash_leader=rng.choice((0.2, 0.5, 0.9)),
-        power_s=on(0.4, 1.0, 3.0),
-        sync_error_s=on(0.2, 2.0),
-        slow_disk_s=on(0.25, 1.0, 3.0),
-        pause_node_s=on(0.25, 1.0, 3.0),
-        clock_jump_s=on(0.2, 1.0),
-        transfer_s=on(0.25, 0.7, 2.0),
-        compact_s=on(0.35, 0.3, 1.0),
-        stop_s=on(0.15, 1.5),
+        power_s=every(0.35, 6, 12),
+        sync_error_s=every(0.2, 8),
+        slow_disk_s=every(0.2, 4, 12),
+        pause_node_s=every(0.2, 5, 12),
+        clock_jump_s=every(0.15, 5),
+        transfer_s=every(0.25, 3, 8),
+        compact_s=every(0.35, 1, 4),
+        stop_s=every(0.15, 8),
         client_death_s=on(0.25, 1.0, 3.0),
-        down_s=rng.choice((0.05, 0.4, 1.5)),
+        down_s=round(timeout_s * rng.choice((0.1, 1.0, 4.0)), 4),
+        lull=rng.choice((0.0, 0.3, 0.6)),
         disk_s=rng.choice((0.0003, 0.002, 0.02)),
         clock_rates=on(0.3, 0.01, 0.05),
         power_at_the_end=rng.random() < 0.3,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 
-from tests.sim.options import Options
+from tests.sim.options import LULL_PERIOD_S, Options
 
 if TYPE_CHECKING:
     from tests.sim.host import Host
@@ -81,6 +81,11 @@ class World:
     @property
     def now(self) -> float:
         return trio.current_time()
+
+    @property
+    def is_lull(self) -> bool:
+        """Whether the storm takes a break."""
+        return trio.current_time() % LULL_PERIOD_S < self.options.lull * LULL_PERIOD_S
 
     def clock_ns(self) -> int:
         """Virtual nanoseconds, never the same twice: what happens in one thread has an order."""
