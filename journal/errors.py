@@ -54,6 +54,11 @@ class WrongCluster(JournalError):
     """A peer or a client speaks to a node of another cluster, or to another node."""
 
 
+class Disowned(WrongCluster):
+    """A node comes under its number, but not with the data folder that it was known with: it has
+    lost its promises, and must never vote under this number again. The text says how to rejoin."""
+
+
 class LeaseNotFound(JournalError):
     """The lease was never granted, was revoked, or has expired."""
 
@@ -74,6 +79,10 @@ class ProtocolViolation(JournalError):
 
 class Unavailable(JournalError):
     """The request cannot be served at present; what became of it is said in the text."""
+
+
+class ChangeRefused(Unavailable):
+    """A change of the members would do harm as things are; the text says why. Nothing was changed."""
 
 
 class NotLeader(Unavailable):

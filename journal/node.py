@@ -37,6 +37,8 @@ from structlog.typing import FilteringBoundLogger
 from journal.admission import Admission, Reply
 from journal.entries import KIND_OFFERS, NOOP, kind_of, pack_compaction, pack_membership
 from journal.errors import (
+    ChangeRefused,
+    Disowned,
     InvalidRequest,
     JournalError,
     LeaseNotFound,
@@ -47,6 +49,7 @@ from journal.errors import (
     StorageError,
     Unavailable,
 )
+from journal.identities import Identities, PeerReply
 from journal.lease_clock import LeaseClock
 from journal.limits import Limits
 from journal.offers import LeaseRevoke, Offer, Verdict, pack_batch, pack_offer, unpack_batch
@@ -222,8 +225,12 @@ class Node:
         rng: random.Random,
         log: FilteringBoundLogger,
         membership: Membership,
+        incarnation: bytes = b"",
     ) -> None:
-        """``membership`` is the cluster's first one; later ones are found in the log."""
+        """``membership`` is the cluster's first one; later ones are found in the log.
+
+        ``incarnation``: which data folder this is (``storage.identity``), for a transport that asks.
+        """
         config.validate()
         self.config = config
         self._storage = storage
@@ -241,6 +248,7 @@ class Node:
             rng=rng,
             now=self._started,
         )
+        self._identities = Identities(storage, config.node, incarnation, log)
         self.tails = TailHub(self.space, self._log, config.limits)
         self._admission = Admission(self.space, config.limits, self.tails.label_of)
         self._leases = LeaseClock()
@@ -259,6 +267,7 @@ class Node:
         self._space_writes: list[Write] = []
         self._space_writes_since = 0.0
         self._after_write: list[Envelope] = []
+        self._when_written: list[Callable[[], None]] = []
         self._learners: list[SendEntries] = []
         self._writing = False
         self._flush_wanted = False
@@ -303,6 +312,7 @@ class Node:
             raise failure
         # What was folded last goes to disk too; without it a restart would fold it again.
         self._flush_wanted = True
+        self._record_identities()
         await self._write_batch()
 
     def stop(self) -> None:
@@ -339,6 +349,7 @@ class Node:
             else:
                 await trio.lowlevel.checkpoint()
             now = self._clock.now()
+            self._record_identities()
             self._step_inbox(now)
             if self._tick_due:
                 self._tick_due = False
@@ -359,7 +370,7 @@ class Node:
                 done = self._core.role is not Role.LEADER or (
                     self._handed_to is None and self._admission.idle
                 )
-                if done or now >= stop_deadline:
+                if done or self._identities.disowned or now >= stop_deadline:
                     self._stopped.set()
 
     # -- the loop's steps, in their order -----------------------------------------
@@ -371,6 +382,8 @@ class Node:
 
     def _step_inbox(self, now: float) -> None:
         inbox, self._inbox = self._inbox, []
+        if self._identities.disowned:
+            return
         for envelope in inbox:
             try:
                 self._core.step(envelope, now)
@@ -378,6 +391,8 @@ class Node:
                 self._logger.warning("peer.violation", peer=envelope.sender, reason=str(violation))
 
     def _tick(self, now: float) -> None:
+        if self._identities.disowned:
+            return
         self._core.tick(now)
         for lease in self._leases.tick(self.space.leases, now):
             self._expire(lease)
@@ -391,6 +406,8 @@ class Node:
 
     def _propose(self, now: float) -> None:
         core, config = self._core, self.config
+        if self._identities.disowned:
+            return
         while core.can_propose and self._commands:
             command = self._commands.popleft()
             slot = core.propose(command.value, now)
@@ -420,7 +437,7 @@ class Node:
         effects = self._core.drain()
         if effects:
             if effects.send_now:
-                self._transport.send(effects.send_now)
+                self._send(effects.send_now)
             if effects.must_persist:
                 self._log_writes.extend(self._log.writes_for(effects))
             if effects.send_durable:
@@ -462,7 +479,12 @@ class Node:
             entries = self._log.read(first, last, self.config.limits.learn_bytes_max)
             if entries:
                 learned = Learned(self._core.chosen, tuple(entries))
-                self._transport.send([Envelope(self.config.node, to, learned)])
+                self._send([Envelope(self.config.node, to, learned)])
+
+    def _send(self, envelopes: Sequence[Envelope]) -> None:
+        """The only way out."""
+        if not self._identities.disowned:
+            self._transport.send(envelopes)
 
     # -- the writer ---------------------------------------------------------------
 
@@ -477,6 +499,7 @@ class Node:
         """Make everything gathered so far durable, then do what waited for it."""
         after, self._after_write = self._after_write, []
         learners, self._learners = self._learners, []
+        written, self._when_written = self._when_written, []
         sync = bool(self._log_writes)
         if sync or self._flush_wanted:
             writes = self._log_writes + self._space_writes
@@ -490,6 +513,8 @@ class Node:
             self._writing = False
             self.space.flushed(flushed)
             self.tails.flushed(flushed)
+        for call in written:
+            call()
         outside = []
         for envelope in after:
             if envelope.to == self.config.node:
@@ -497,7 +522,7 @@ class Node:
             else:
                 outside.append(envelope)
         if outside:
-            self._transport.send(outside)
+            self._send(outside)
         self._send_entries(learners)
 
     # -- roles ----------------------------------------------------------------------
@@ -531,7 +556,9 @@ class Node:
         learners = ",".join(str(member.node) for member in membership.learners)
         self._logger.info("membership", voters=voters, learners=learners, from_slot=first)
 
-    def _leader_error(self) -> NotLeader:
+    def _leader_error(self) -> Unavailable:
+        if self._identities.disowned:
+            return Unavailable(f"this node takes no part any more: {self._identities.disowned}")
         leader = self._core.leader
         if leader == self.config.node:  # phase 1 is not done yet, or this node is stopping
             leader = None
@@ -553,6 +580,7 @@ class Node:
             command.reply(inflight)
 
     def _fail_all(self, error: JournalError) -> None:
+        self._identities.fail(error)
         self._admission.fail(error, error)
         for command in [*self._commands, *self._commands_inflight.values()]:
             command.reply(error)
@@ -567,6 +595,44 @@ class Node:
             _deadline, _to, reply = self._transfer_reply
             self._transfer_reply = None
             reply(error)
+
+    # -- identities -------------------------------------------------------------------
+
+    @property
+    def incarnation(self) -> bytes:
+        return self._identities.incarnation
+
+    def admit_peer(self, peer: NodeId, incarnation: bytes, reply: PeerReply) -> None:
+        """Call ``reply`` once ``peer`` is durably known as the one with this ``incarnation``.
+
+        Raises ``Disowned`` where it was met with another one, ``WrongCluster`` where it was removed.
+        """
+        core = self._core
+        self._identities.admit(peer, incarnation, frozenset(core.endpoints), core.newest_membership[1], reply)
+        if self._identities.has_writes:
+            self._wake()
+
+    def peer_refused(self, peer: NodeId, error: JournalError | None) -> None:
+        """``peer`` does not take this node's stream, or (None) takes it again.
+
+        Where it knows another incarnation of this node, this one has forgotten what it promised.
+        From here on it says nothing more, to anybody.
+        """
+        if error is None:
+            self._identities.refused.pop(peer, None)
+            return
+        self._identities.refused[peer] = str(error)
+        if isinstance(error, Disowned) and not self._identities.disowned:
+            self._identities.disown(str(error))
+            self._fail_all(self._leader_error())
+            self._wake()
+
+    def _record_identities(self) -> None:
+        if self._identities.has_writes:
+            writes, written = self._identities.take_writes()
+            self._log_writes.extend(writes)
+            self._when_written.append(written)
+            self._write_ready.set()
 
     # -- offers ---------------------------------------------------------------------
 
@@ -609,6 +675,8 @@ class Node:
         reply comes at once. Raises ``Overloaded``.
         """
         at_least = at_least or Revision(0)
+        if linearizable and self._identities.disowned:
+            raise self._leader_error()
         if not linearizable and self.space.revision >= at_least:
             reply(self.space.revision)
             return
@@ -756,9 +824,9 @@ class Node:
     def change_members(self, change: MemberChange, reply: Callable[[Revision | JournalError], None]) -> None:
         """Add, promote or remove one node; ``reply`` is called when the change is chosen.
 
-        Raises ``NotLeader``, ``InvalidRequest`` (the change makes no sense) or ``Unavailable`` (not
-        now: a change is under way, the learner lags, the majority would be lost). A leader that is
-        asked to remove itself hands over first, and says who leads then: ask that one.
+        Raises ``NotLeader``, ``InvalidRequest`` (the change makes no sense), ``ChangeRefused`` (the
+        learner lags, the majority would be lost) or ``Unavailable`` (a change is under way). A leader
+        that is asked to remove itself hands over first, and says who leads then: ask that one.
         """
         if self._core.role is not Role.LEADER or self._stopping:
             raise self._leader_error()
@@ -774,16 +842,16 @@ class Node:
         if isinstance(change, Promote):
             progress = self._core.peers_progress.get(change.node)
             if change.node not in alive or progress is None:
-                raise Unavailable(f"learner {change.node} was not heard from of late")
+                raise ChangeRefused(f"learner {change.node} was not heard from of late")
             lag = self._core.chosen - progress.chosen
             if lag > self.config.limits.window_slots_max:
-                raise Unavailable(
+                raise ChangeRefused(
                     f"learner {change.node} is {lag} slots behind: promote it when it caught up"
                 )
         try:
             check_alive(after, alive)
         except ValueError as error:
-            raise Unavailable(str(error)) from None
+            raise ChangeRefused(str(error)) from None
         if isinstance(change, Remove) and change.node == self.config.node:
             target = self._best_peer(now)
             if target is None:
@@ -839,6 +907,8 @@ class Node:
 
     @property
     def leader_endpoint(self) -> tuple[NodeId | None, str | None]:
+        if self._identities.disowned:
+            return None, None
         return self._core.leader, self._endpoint_of(self._core.leader)
 
     @property
@@ -850,20 +920,28 @@ class Node:
         core, space = self._core, self.space
         lag = max(0, core.known_chosen - space.applied)
         membership = core.membership
+        disowned = self._identities.disowned
+        node = self.config.node
         if self._stopping:
             health = "stopping"
+        elif disowned:
+            health = f"takes no part any more: {disowned}"
+        elif node in core.newest_membership[1].retired:
+            health = f"node {node} was removed from the cluster: stop it"
         elif core.leader is None:
-            health = "no leader"
+            refused = [f"; refused by node {by}: {why}" for by, why in self._identities.refused.items()]
+            joining = "" if node in core.endpoints else " and not a member: `synod member add` lets it in"
+            health = f"no leader{joining}{''.join(sorted(refused))}"
         elif lag > self.config.limits.window_slots_max:
             health = f"catching up: {lag} slots behind"
         else:
             health = "ok"
         return NodeStatus(
-            node=self.config.node,
+            node=node,
             cluster=self.config.cluster,
-            endpoint=self.config.endpoint,
-            role=core.role.name.lower(),
-            leader=core.leader,
+            endpoint=self._endpoint_of(node) or self.config.endpoint,
+            role="follower" if disowned else core.role.name.lower(),
+            leader=None if disowned else core.leader,
             ballot=str(core.ballot),
             revision=space.revision,
             applied=space.applied,

@@ -123,9 +123,9 @@ class Edge:
         request = await context.read()
         return None if request is grpc.aio.EOF else decoded(request)
 
-    async def accept(self, context: Context) -> None:
-        """Tell a stream's client that it may write now."""
-        await context.send_initial_metadata(((methods.MD_NODE, str(self.node.config.node)),))
+    async def accept(self, context: Context, more: tuple[tuple[str, str], ...] = ()) -> None:
+        """Tell a stream's client that it may write now; ``more``: what else its metadata says."""
+        await context.send_initial_metadata(((methods.MD_NODE, str(self.node.config.node)), *more))
 
     def opened_stream(self) -> None:
         """Count a stream in. Raises ``Overloaded``."""

@@ -16,6 +16,8 @@ from google.protobuf.message import DecodeError
 
 from journal.connection import NotSent
 from journal.errors import (
+    ChangeRefused,
+    Disowned,
     InvalidRequest,
     JournalError,
     LeaseNotFound,
@@ -77,6 +79,12 @@ TABLE: tuple[_Row, ...] = (
         lambda error: RevisionInFuture(Revision(error.asked), Revision(error.bound)),
     ),
     _Row(
+        Disowned,
+        pb.ERROR_CODE_DISOWNED,
+        Status.FAILED_PRECONDITION,
+        lambda error: Disowned(error.message),
+    ),
+    _Row(
         WrongCluster,
         pb.ERROR_CODE_WRONG_CLUSTER,
         Status.FAILED_PRECONDITION,
@@ -93,6 +101,12 @@ TABLE: tuple[_Row, ...] = (
         pb.ERROR_CODE_NOT_LEADER,
         Status.FAILED_PRECONDITION,
         lambda error: NotLeader(NodeId(error.leader) if error.leader else None, error.endpoint or None),
+    ),
+    _Row(
+        ChangeRefused,
+        pb.ERROR_CODE_CHANGE_REFUSED,
+        Status.FAILED_PRECONDITION,
+        lambda error: ChangeRefused(error.message),
     ),
     _Row(
         Unavailable,

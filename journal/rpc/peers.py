@@ -16,6 +16,9 @@ a stream, in order, or not at all. What matters is that nothing here waits or gr
 * a peer that is back is reached within a second (``channels``); one that refuses this
   node (wrong cluster, wrong window) is asked again every few seconds, and logged once.
 
+Both ends of a stream say which incarnation they are, and each waits until its ``Registry``
+has admitted the other: only then does a message go in or out (``journal.identities``).
+
 All of it runs on the asyncio side of guest mode, in the node's own thread.
 """
 
@@ -24,7 +27,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import grpc.aio
@@ -32,12 +35,14 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as ProtobufMessage
 from structlog.typing import FilteringBoundLogger
 
-from journal.errors import ProtocolViolation, Unavailable, WrongCluster
+from journal.errors import JournalError, ProtocolViolation, Unavailable, WrongCluster
 from journal.paxos.messages import Envelope, Message
 from journal.rpc import methods
 from journal.rpc.channels import channel_options
 from journal.rpc.codec import message_bytes, pack_message, unpack_message
+from journal.rpc.errors import error_of_call
 from journal.rpc.pb import paxos_pb2 as px
+from journal.storage.peers import INCARNATION_BYTES
 from journal.types import NodeId
 
 PARCEL_BYTES_MAX = 1024 * 1024
@@ -46,6 +51,25 @@ PARCEL_BYTES_MAX = 1024 * 1024
 _OFFLINE_BYTES_MAX = 1024 * 1024
 _RETRY_S = 0.1
 _REFUSED_RETRY_S = 3.0
+
+
+class Registry(Protocol):
+    """Who knows the incarnations: the node."""
+
+    @property
+    def incarnation(self) -> bytes:
+        """This node's own."""
+        ...
+
+    def admit_peer(
+        self, peer: NodeId, incarnation: bytes, reply: Callable[[NodeId | JournalError], None]
+    ) -> None:
+        """Call ``reply`` when ``peer`` is durably known by this incarnation. Raises ``WrongCluster``."""
+        ...
+
+    def peer_refused(self, peer: NodeId, error: JournalError | None) -> None:
+        """``peer`` does not take this node's stream, or (None) takes it again."""
+        ...
 
 
 class GrpcTransport:
@@ -72,11 +96,16 @@ class GrpcTransport:
         self._parcel_bytes_max = 4 * queue_bytes_max
         self._log = log
         self._deliver: Callable[[Envelope], None] | None = None
+        self._registry: Registry | None = None
         self._links: dict[NodeId, _Link] = {}
         self._incoming: dict[NodeId, asyncio.Future[str]] = {}
         self._closed = False
 
     # -- the node's side ----------------------------------------------------------------
+
+    def identify(self, registry: Registry) -> None:
+        """Let ``registry`` judge who the peers are. Before ``start``; without it, anybody's word is taken."""
+        self._registry = registry
 
     def start(self, deliver: Callable[[Envelope], None]) -> None:
         self._deliver = deliver
@@ -88,6 +117,9 @@ class GrpcTransport:
                 link.put(message)
 
     def set_peers(self, endpoints: Mapping[NodeId, str]) -> None:
+        # Who becomes a member is to be recorded, and who leaves is to be told: both open a new stream.
+        for node in self._incoming.keys() & (endpoints.keys() ^ self._links.keys()) if self._links else ():
+            self._end_incoming(node, "the membership has changed")
         for node, link in list(self._links.items()):
             if endpoints.get(node) != link.endpoint:
                 del self._links[node]
@@ -102,22 +134,69 @@ class GrpcTransport:
                     (methods.MD_SENDER, str(self._node)),
                     (methods.MD_RECEIVER, str(node)),
                     (methods.MD_WINDOW, str(self._window)),
+                    *self.own_incarnation,
                 )
                 log = self._log.bind(peer=node, endpoint=endpoint)
-                self._links[node] = _Link(endpoint, metadata, self._queue_bytes_max, log)
+                self._links[node] = _Link(
+                    self, node, endpoint, metadata, queue_bytes_max=self._queue_bytes_max, log=log
+                )
 
     async def aclose(self) -> None:
         """Close all streams, both ways. From the asyncio side. Idempotent."""
         self._closed = True
-        for ended in self._incoming.values():
-            if not ended.done():
-                ended.set_result("the node is stopping")
+        for node in self._incoming:
+            self._end_incoming(node, "the node is stopping")
         links = list(self._links.values())
         self._links.clear()
         for link in links:
             link.close()
         for link in links:
             await link.closed()
+
+    def _end_incoming(self, node: NodeId, reason: str) -> None:
+        ended = self._incoming[node]
+        if not ended.done():
+            ended.set_result(reason)
+
+    # -- who is who ----------------------------------------------------------------------
+
+    @property
+    def own_incarnation(self) -> tuple[tuple[str, str], ...]:
+        """The metadata by which this node says which one it is."""
+        if self._registry is None:
+            return ()
+        return ((methods.MD_INCARNATION, self._registry.incarnation.hex()),)
+
+    async def admit(self, peer: NodeId, metadata: Mapping[str, str | bytes]) -> None:
+        """Return when ``peer`` is known, durably, as the one that it says it is.
+
+        Raises ``Disowned`` or ``WrongCluster`` with the reason where it is not, and ``Unavailable``
+        where this node stops.
+        """
+        registry = self._registry
+        if registry is None:
+            return
+        try:
+            incarnation = bytes.fromhex(str(metadata.get(methods.MD_INCARNATION, "")))
+        except ValueError:
+            incarnation = b""
+        if len(incarnation) != INCARNATION_BYTES:
+            raise WrongCluster(f"{methods.MD_INCARNATION} must be {INCARNATION_BYTES} bytes in hex")
+        answered: asyncio.Future[NodeId | JournalError] = asyncio.get_running_loop().create_future()
+
+        def reply(result: NodeId | JournalError) -> None:
+            if not answered.done():
+                answered.set_result(result)
+
+        registry.admit_peer(peer, incarnation, reply)
+        result = await answered
+        if isinstance(result, JournalError):
+            raise result
+
+    def refused(self, peer: NodeId, error: JournalError | None) -> None:
+        """A link was refused by ``peer``, or (None) accepted."""
+        if self._registry is not None:
+            self._registry.peer_refused(peer, error)
 
     # -- the server's side ----------------------------------------------------------------
 
@@ -147,10 +226,9 @@ class GrpcTransport:
         """
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[str] = loop.create_future()
-        older = self._incoming.get(sender)
+        if sender in self._incoming:
+            self._end_incoming(sender, f"node {sender} has opened a newer stream")
         self._incoming[sender] = ended
-        if older is not None and not older.done():
-            older.set_result(f"node {sender} has opened a newer stream")
         reader = loop.create_task(self._read_parcels(sender, read))
         try:
             futures: set[asyncio.Future[Any]] = {reader, ended}
@@ -202,12 +280,17 @@ class _Link:
 
     def __init__(
         self,
+        transport: GrpcTransport,
+        peer: NodeId,
         endpoint: str,
         metadata: tuple[tuple[str, str], ...],
+        *,
         queue_bytes_max: int,
         log: FilteringBoundLogger,
     ) -> None:
         self.endpoint = endpoint
+        self._transport = transport
+        self._peer = peer
         self._metadata = metadata
         self._queue_bytes_max = queue_bytes_max
         self._log = log
@@ -259,19 +342,30 @@ class _Link:
                     response_deserializer=px.Empty.FromString,
                 )
                 call = exchange(metadata=self._metadata, wait_for_ready=True)
+                refusal: WrongCluster | None = None
                 try:
                     await self._write_to(call)
                 except asyncio.CancelledError:
                     if self._closing():
                         raise
-                except (grpc.RpcError, asyncio.InvalidStateError, grpc.aio.UsageError):
+                except WrongCluster as error:  # it takes this node, but this node does not take it
+                    refusal = error
+                except (grpc.RpcError, asyncio.InvalidStateError, grpc.aio.UsageError, Unavailable):
                     pass
                 finally:
                     self._connected = False
                     call.cancel()
                 status, details = await call.code(), await call.details()
+                trailing = await call.trailing_metadata()
             refused = status in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNIMPLEMENTED)
-            self._lost(refused, f"{details or 'the stream ended'} ({status.name})")
+            if refusal is not None:
+                refused = True
+                self._lost(refused, str(refusal))
+            else:
+                self._lost(refused, f"{details or 'the stream ended'} ({status.name})")
+                if refused:
+                    said = error_of_call(status, details, trailing, self.endpoint)
+                    self._transport.refused(self._peer, said)
             await asyncio.sleep(_REFUSED_RETRY_S if refused else _RETRY_S)
 
     @staticmethod
@@ -280,9 +374,12 @@ class _Link:
         return task is not None and task.cancelling() > 0
 
     async def _write_to(self, call: grpc.aio.StreamStreamCall[ProtobufMessage, px.Empty]) -> None:
-        if methods.MD_NODE not in dict(await call.initial_metadata() or ()):
+        accepted = dict(await call.initial_metadata() or ())
+        if methods.MD_NODE not in accepted:
             await call.code()  # refused: the status, which says why, comes behind the metadata
             return
+        await self._transport.admit(self._peer, accepted)
+        self._transport.refused(self._peer, None)
         self._connected = True
         self._trouble = None
         self._dropped = 0

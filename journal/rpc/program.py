@@ -19,7 +19,7 @@ import random
 import signal
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import trio
@@ -35,7 +35,8 @@ from journal.rpc import bridge
 from journal.rpc.edge import EdgeLimits
 from journal.rpc.peers import GrpcTransport
 from journal.rpc.server import ListenFailed, Server
-from journal.storage.identity import open_folder
+from journal.storage import Storage
+from journal.storage.identity import open_folder, read_identity
 from journal.types import NodeId
 
 EXIT_STOPPED = 0
@@ -52,10 +53,14 @@ class NodeOptions:
     listen: str
     """Where to listen, ``host:port``."""
     cluster: str
-    members: Mapping[int, str]
-    """The endpoint of every node of the cluster's first membership, this one's included."""
+    members: Mapping[int, str] = field(default_factory=dict)
+    """The endpoint of every node of the cluster's first membership, this one's included; for a node
+    that joins: of those that are members now, without it. Needed only where a folder is made, which
+    keeps it: what a later start is told does not change history."""
     create: bool = False
-    """The folder is to be made: without this an empty one is refused."""
+    """The folder is to be made, of a new cluster's node: without this an empty one is refused."""
+    join: bool = False
+    """The folder is to be made, of a node that joins a cluster which runs already."""
     limits: Limits = field(default_factory=Limits)
     edge_limits: EdgeLimits = field(default_factory=EdgeLimits)
     election_timeout_s: float = 1.0
@@ -63,11 +68,27 @@ class NodeOptions:
     log_level: str = "info"
     log_format: str = "kv"
 
+    def membership(self) -> Membership | None:
+        """Return what ``members`` says, None where it says nothing. Raises ``ValueError``."""
+        if self.create and self.join:
+            raise ValueError("a node is created with a new cluster, or joins one: not both")
+        if self.join and self.node in self.members:
+            raise ValueError(
+                f"node {self.node} is to join: the members must be those that it joins, not itself"
+            )
+        if self.create and self.node not in self.members:
+            raise ValueError(f"node {self.node} is not among the members {sorted(self.members)}")
+        if self.join and not self.members:
+            raise ValueError("a node that joins must be told the present members")
+        if not self.members:
+            return None
+        return Membership(
+            tuple(Member(NodeId(node), endpoint) for node, endpoint in sorted(self.members.items()))
+        )
+
     def config(self) -> NodeConfig:
         """Return the node's configuration, validated. Raises ``ValueError``."""
-        endpoint = self.members.get(self.node)
-        if endpoint is None:
-            raise ValueError(f"node {self.node} is not among the members {sorted(self.members)}")
+        endpoint = self.members.get(self.node, self.listen)
         config = NodeConfig(
             node=NodeId(self.node),
             cluster=self.cluster,
@@ -118,12 +139,18 @@ async def run_node(options: NodeOptions) -> int:
 
 
 async def _run_node(options: NodeOptions, log: FilteringBoundLogger) -> None:
-    config = options.config()
-    membership = Membership(
-        voters=tuple(Member(NodeId(node), endpoint) for node, endpoint in sorted(options.members.items()))
+    config, told = options.config(), options.membership()
+    storage = await open_folder(
+        options.dir,
+        cluster=config.cluster,
+        node=config.node,
+        create=options.create or options.join,
+        first=told,
+        joins=options.join,
     )
-    storage = await open_folder(options.dir, cluster=config.cluster, node=config.node, create=options.create)
     try:
+        membership, incarnation = _first_membership(storage, options, told, log)
+        config = replace(config, endpoint=membership.endpoints().get(config.node, config.endpoint))
         transport = GrpcTransport(
             cluster=config.cluster,
             node=config.node,
@@ -139,11 +166,39 @@ async def _run_node(options: NodeOptions, log: FilteringBoundLogger) -> None:
             rng=random.Random(),
             log=log,
             membership=membership,
+            incarnation=incarnation,
         )
+        transport.identify(node)
         server = Server(node, transport, listen=options.listen, log=log, limits=options.edge_limits)
         await run_served(node, server, log)
     finally:
         storage.close()
+
+
+def _first_membership(
+    storage: Storage, options: NodeOptions, told: Membership | None, log: FilteringBoundLogger
+) -> tuple[Membership, bytes]:
+    """Return the membership that the folder was made with, and its incarnation.
+
+    What was told now does not change it: it rules the first slots, so it is history. Only for a node
+    that joined is it no more than whom to ask, and newer addresses are welcome.
+    """
+    identity = read_identity(storage, str(options.dir))
+    assert identity is not None
+    first = identity.first
+    if identity.joined and told is not None and options.node not in options.members:
+        first = told
+    if first is None:  # a folder from before it was kept
+        if told is None:
+            raise ValueError(f"{options.dir} does not say who the first members were: tell it once more")
+        first = told
+    elif told is not None and told != first:
+        log.warning(
+            "node.members_ignored",
+            reason="the folder keeps the first members, and the journal every change since",
+            first=",".join(f"{member.node}={member.endpoint}" for member in first.voters),
+        )
+    return first, identity.incarnation
 
 
 async def run_served(node: Node, server: Server, log: FilteringBoundLogger) -> None:

@@ -186,7 +186,8 @@ class Server:
         async def handler() -> None:
             metadata = dict(context.invocation_metadata() or ())
             sender = self._transport.check(metadata)
-            await self._edge.accept(context)
+            await self._transport.admit(sender, metadata)
+            await self._edge.accept(context, self._transport.own_incarnation)
 
             async def read() -> px.Parcel | None:
                 parcel: px.Parcel | None = await self._edge.read(context)

@@ -1,21 +1,30 @@
-"""Whose folder this is: cluster, node and format, written once when the folder is made.
+"""Whose folder this is: written once, when the folder is made.
 
-An acceptor's promises are in its folder. A node that comes up on an empty one has lost them, and
-would vote as if it had promised nothing; so an empty folder is refused unless the caller says
-that the node is new. A folder of another node, cluster or format is refused always.
+* **Cluster, node, format.** A folder of another one is refused always.
+* **The incarnation**, a random number: this folder and no other. An acceptor's promises are in
+  its folder. A node that comes up on an empty one has lost them, and would vote as if it had
+  promised nothing; so an empty folder is refused unless the caller says that the node is new,
+  and the peers notice by the incarnation where that was said wrongly (``journal.identities``).
+* **The first membership**: which nodes agree on the slots before any membership entry. It is
+  history, so what a later start is told about the members does not change it.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import trio
 
-from journal.errors import DataFolderError, RecordDamaged
+from journal.errors import DataFolderError, ProtocolViolation, RecordDamaged
+from journal.paxos.membership import Membership
 from journal.storage import Storage
 from journal.storage.leveldb import LevelDBStorage
+from journal.storage.peers import INCARNATION_BYTES
 from journal.storage.records import IDENTITY, seal, unseal
 from journal.types import NodeId
 
@@ -23,11 +32,35 @@ FORMAT = 1
 """The format of everything in a folder. A folder of another format is not touched."""
 
 
-async def open_folder(path: Path | str, *, cluster: str, node: NodeId, create: bool) -> LevelDBStorage:
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a folder says of itself."""
+
+    cluster: str
+    node: NodeId
+    incarnation: bytes
+    """Empty: the folder is from before there were incarnations."""
+    first: Membership | None
+    """The membership that the node was created with. None: as with the incarnation."""
+    joined: bool
+    """It was created to join a cluster that ran already: ``first`` are those it asked to learn from,
+    itself not among them, and it votes only when a membership entry says so."""
+
+
+async def open_folder(
+    path: Path | str,
+    *,
+    cluster: str,
+    node: NodeId,
+    create: bool,
+    first: Membership | None = None,
+    joins: bool = False,
+) -> LevelDBStorage:
     """Open the data folder of ``node`` of ``cluster`` and lock it.
 
-    With ``create``, a folder that is missing or empty is made this node's; one that already is
-    this node's is opened as it is, so that a first start that was interrupted can be repeated.
+    With ``create``, a folder that is missing or empty is made this node's, with ``first`` and
+    ``joins`` as ``Identity`` has them; one that already is this node's is opened as it is, so that a
+    first start that was interrupted can be repeated.
     Raises ``DataFolderError``, ``RecordDamaged`` or ``StorageFailed``.
     """
     path = Path(path)
@@ -36,45 +69,85 @@ async def open_folder(path: Path | str, *, cluster: str, node: NodeId, create: b
         raise DataFolderError(
             f"{path} holds no data. If node {node} is new, create the folder; if it had data, it has lost"
             " its promises and must not vote under its old id: add it as a new node instead"
+            f" (`synod member replace {node} NEW=HOST:PORT`)"
         )
     if is_new:
         await trio.to_thread.run_sync(_make_folder, path)
     storage = await trio.to_thread.run_sync(lambda: LevelDBStorage(path, create=is_new))
     try:
-        await claim(storage, str(path), cluster=cluster, node=node, create=create)
+        await claim(storage, str(path), cluster=cluster, node=node, create=create, first=first, joins=joins)
     except BaseException:
         storage.close()
         raise
     return storage
 
 
-async def claim(storage: Storage, name: str, *, cluster: str, node: NodeId, create: bool) -> None:
+async def claim(
+    storage: Storage,
+    name: str,
+    *,
+    cluster: str,
+    node: NodeId,
+    create: bool,
+    first: Membership | None = None,
+    joins: bool = False,
+) -> Identity:
     """Check that ``storage`` is that of ``node`` of ``cluster``; make it so if it is empty and
     ``create`` is true. ``name`` is what errors call it."""
+    identity = read_identity(storage, name)
+    if identity is None:
+        if next(iter(storage.iterate(b"", None)), None) is not None:
+            raise DataFolderError(f"{name} holds records but no identity: it is not a node's data folder")
+        if not create:
+            raise DataFolderError(f"{name} is empty: node {node} has lost its data, or was never created")
+        identity = Identity(cluster, node, secrets.token_bytes(INCARNATION_BYTES), first, joins)
+        await _write(storage, identity)
+        return identity
+    if identity.cluster != cluster:
+        raise DataFolderError(f"{name} belongs to cluster {identity.cluster!r}, not to {cluster!r}")
+    if identity.node != node:
+        raise DataFolderError(f"{name} belongs to node {identity.node}, not to node {node}")
+    if not identity.incarnation:  # made before there were any: it is the one that its peers will meet first
+        fresh = secrets.token_bytes(INCARNATION_BYTES)
+        identity = Identity(cluster, node, fresh, identity.first or first, identity.joined)
+        await _write(storage, identity)
+    return identity
+
+
+def read_identity(storage: Storage, name: str) -> Identity | None:
+    """Return whose folder it is; None where it does not say. Raises ``DataFolderError`` for an unknown
+    format, and ``RecordDamaged``."""
     sealed = storage.get(IDENTITY)
-    if sealed is not None:
-        _check(name, sealed, cluster, node)
-        return
-    if next(iter(storage.iterate(b"", None)), None) is not None:
-        raise DataFolderError(f"{name} holds records but no identity: it is not a node's data folder")
-    if not create:
-        raise DataFolderError(f"{name} is empty: node {node} has lost its data, or was never created")
-    identity = msgpack.packb({"format": FORMAT, "cluster": cluster, "node": node})
-    await storage.write([(IDENTITY, seal(IDENTITY, identity))], sync=True)
-
-
-def _check(name: str, sealed: bytes, cluster: str, node: NodeId) -> None:
+    if sealed is None:
+        return None
     try:
-        identity = msgpack.unpackb(unseal(IDENTITY, sealed))
-        found = identity["format"], identity["cluster"], identity["node"]
-    except (ValueError, TypeError, KeyError) as error:
+        said: dict[str, Any] = msgpack.unpackb(unseal(IDENTITY, sealed))
+        form = said["format"]
+        if form != FORMAT:
+            raise DataFolderError(f"{name} has format {form}; this program knows format {FORMAT}")
+        first = said.get("first")
+        return Identity(
+            said["cluster"],
+            NodeId(said["node"]),
+            said.get("incarnation", b""),
+            None if first is None else Membership.unpack(first),
+            said.get("joined", False),
+        )
+    except (ValueError, TypeError, KeyError, ProtocolViolation) as error:
         raise RecordDamaged(IDENTITY, f"{name}: the identity does not decode: {error}") from error
-    if found[0] != FORMAT:
-        raise DataFolderError(f"{name} has format {found[0]}; this program knows format {FORMAT}")
-    if found[1] != cluster:
-        raise DataFolderError(f"{name} belongs to cluster {found[1]!r}, not to {cluster!r}")
-    if found[2] != node:
-        raise DataFolderError(f"{name} belongs to node {found[2]}, not to node {node}")
+
+
+async def _write(storage: Storage, identity: Identity) -> None:
+    said: dict[str, Any] = {
+        "format": FORMAT,
+        "cluster": identity.cluster,
+        "node": identity.node,
+        "incarnation": identity.incarnation,
+        "joined": identity.joined,
+    }
+    if identity.first is not None:
+        said["first"] = identity.first.pack()
+    await storage.write([(IDENTITY, seal(IDENTITY, msgpack.packb(said)))], sync=True)
 
 
 def _make_folder(path: Path) -> None:

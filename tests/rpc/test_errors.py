@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from journal import connection, errors
 from journal.errors import (
+    ChangeRefused,
     DataFolderError,
+    Disowned,
     InvalidRequest,
     JournalError,
     LeaseNotFound,
@@ -38,6 +40,8 @@ EXAMPLES: list[JournalError] = [
     NotLeader(NodeId(3), "127.0.0.1:7403"),
     NotLeader(None, None),
     Unavailable("no majority"),
+    ChangeRefused("the majority would be lost"),
+    Disowned("node 3 comes with another incarnation"),
     Overloaded("offers_inflight_max", 65_536, 50),
     ProtocolViolation("a verdict is of no kind that is known here"),
     JournalError("something else"),

@@ -17,8 +17,10 @@ import trio
 
 from journal.errors import JournalError
 from journal.offers import Offer, Put
+from journal.paxos.membership import Member, Membership
 from journal.rpc.connection import GrpcConnection, GrpcConnector
 from journal.rpc.program import EXIT_REFUSED, EXIT_STOPPED, NodeOptions
+from journal.types import NodeId
 from tests.rpc.harness import batch
 
 PROGRAM = """
@@ -177,7 +179,38 @@ def test_options_that_cannot_be(tmp_path: Path, changed: dict[str, Any], why: st
 
 
 def test_options_give_a_valid_configuration(tmp_path: Path) -> None:
-    told = NodeOptions(node=1, dir=tmp_path, listen="h:1", cluster="c", members={1: "h:1"})
-    assert told.config().endpoint == "h:1"
-    with pytest.raises(ValueError, match="not among"):
-        NodeOptions(node=2, dir=tmp_path, listen="h:1", cluster="c", members={1: "h:1"}).config()
+    def told(node: int, **more: Any) -> NodeOptions:
+        return NodeOptions(node=node, dir=tmp_path, listen="h:2", cluster="c", **more)
+
+    founder = told(1, members={1: "h:1"}, create=True)
+    assert founder.config().endpoint == "h:1"
+    assert founder.membership() == Membership((Member(NodeId(1), "h:1"),))
+    assert told(1).membership() is None, "the folder knows"
+    assert told(2, members={1: "h:1"}, join=True).config().endpoint == "h:2"
+    for node, more, why in (
+        (2, {"members": {1: "h:1"}, "create": True}, "not among"),
+        (1, {"members": {1: "h:1"}, "join": True}, "not itself"),
+        (1, {"join": True}, "must be told the present members"),
+        (1, {"members": {1: "h:1"}, "join": True, "create": True}, "not both"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            told(node, **more).membership()
+
+
+def test_later_members_do_not_change_history(tmp_path: Path) -> None:
+    """The folder keeps the first membership: another one is warned about, and none is needed."""
+    told = options(tmp_path)
+    with node_process(told) as process:
+        talk_to(told["listen"], lambda connection: connection.status())
+        process.terminate()
+        assert end_of(process)[0] == EXIT_STOPPED
+    other = {"1": told["listen"], "2": "127.0.0.1:1", "3": "127.0.0.1:2"}
+    for members, warnings in ((other, 1), ({}, 0)):
+        with node_process({**told, "create": False, "members": members}) as process:
+            status = talk_to(told["listen"], lambda connection: connection.status())
+            assert [member.node for member in status.members] == [1]
+            assert status.endpoint == told["listen"]
+            process.terminate()
+            code, log = end_of(process)
+        assert code == EXIT_STOPPED
+        assert log.count("node.members_ignored") == warnings

@@ -36,6 +36,8 @@ class ErrorCode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_CODE_OVERLOADED: _ClassVar[ErrorCode]
     ERROR_CODE_STORAGE: _ClassVar[ErrorCode]
     ERROR_CODE_PROTOCOL_VIOLATION: _ClassVar[ErrorCode]
+    ERROR_CODE_CHANGE_REFUSED: _ClassVar[ErrorCode]
+    ERROR_CODE_DISOWNED: _ClassVar[ErrorCode]
 
 class Consistency(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -72,6 +74,8 @@ ERROR_CODE_NOT_LEADER: ErrorCode
 ERROR_CODE_OVERLOADED: ErrorCode
 ERROR_CODE_STORAGE: ErrorCode
 ERROR_CODE_PROTOCOL_VIOLATION: ErrorCode
+ERROR_CODE_CHANGE_REFUSED: ErrorCode
+ERROR_CODE_DISOWNED: ErrorCode
 CONSISTENCY_LINEARIZABLE: Consistency
 CONSISTENCY_AT_LEAST: Consistency
 CONSISTENCY_LOCAL: Consistency
