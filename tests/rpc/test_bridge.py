@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import sniffio
@@ -81,6 +82,53 @@ def test_trio_works_whole_in_guest_mode(inline: bool) -> None:
         return found
 
     assert run_guest(main, inline=inline) == ["thread", "socket"]
+
+
+@both_ways
+def test_no_event_is_lost_however_they_fall_together(inline: bool) -> None:
+    """Sockets, host calls, timers and threads at once: a lost event shows as a test that hangs."""
+
+    async def main() -> None:
+        loop = bridge.host().loop
+
+        async def play(number: int, mine: trio.socket.SocketType) -> None:
+            for step in range(100):
+                assert await mine.recv(1) == b"x"
+                if (number + step) % 3 == 0:
+                    event = trio.Event()
+                    loop.call_soon(event.set)
+                    await event.wait()
+                if (number + step) % 7 == 0:
+                    await trio.sleep(0.0001)
+                if (number + step) % 11 == 0:
+                    await trio.to_thread.run_sync(int)
+                if (number + step) % 2 == 0 or step == 99:
+                    await mine.send(b"x")
+                else:  # behind trio's next turn, so that the two notice it in one turn of the loop
+                    loop.call_later(0, os.write, mine.fileno(), b"x")
+
+        async def pair(number: int) -> None:
+            left, right = trio.socket.socketpair()
+            with left, right:
+                async with trio.open_nursery() as players:
+                    players.start_soon(play, number, left)
+                    players.start_soon(play, number + 1, right)
+                    await left.send(b"x")
+
+        await trio.sleep(0.01)  # the guest has waited once, so the loop watches for it
+        async with trio.open_nursery() as nursery:
+            for number in range(20):
+                nursery.start_soon(pair, number)
+
+    with_deadline(main, inline)
+
+
+def with_deadline(main: Any, inline: bool) -> None:
+    async def bounded() -> None:
+        with trio.fail_after(20):
+            await main()
+
+    run_guest(bounded, inline=inline)
 
 
 @both_ways
