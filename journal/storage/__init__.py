@@ -15,6 +15,23 @@ Write = tuple[bytes, bytes | None]
 """Put (key, value), or delete (key, None)."""
 
 
+class View(Protocol):
+    """All of a storage as it was when the view was taken, whatever is written meanwhile.
+
+    It costs no copy, but keeps what is overwritten from being freed: ``close`` it, or drop it.
+    """
+
+    def get(self, key: bytes) -> bytes | None: ...
+
+    def iterate(
+        self, start: bytes, stop: bytes | None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]: ...
+
+    def close(self) -> None:
+        """Let go of it. Idempotent; reading from it afterwards raises ``StorageFailed``."""
+        ...
+
+
 class Storage(Protocol):
     """An ordered map of bytes to bytes with atomic batches. Keys are not empty.
 
@@ -33,6 +50,10 @@ class Storage(Protocol):
     ) -> Iterator[tuple[bytes, bytes]]:
         """Yield (key, value) for start <= key < stop (None: no end) in order, from one
         consistent view taken now."""
+        ...
+
+    def view(self) -> View:
+        """Return a view of this moment: of every write that has returned, and of none that has not begun."""
         ...
 
     async def write(self, writes: Iterable[Write], *, sync: bool) -> None:

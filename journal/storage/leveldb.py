@@ -64,12 +64,11 @@ class LevelDBStorage:
             found = self._db.iterator(start=start, stop=stop, reverse=reverse)
         except (plyvel.Error, RuntimeError) as error:
             raise StorageFailed(f"{self._path}: read failed: {error}") from error
-        return self._iterated(found)
+        return _iterated(self._path, found)
 
-    def _iterated(self, found: plyvel.Iterator) -> Iterator[tuple[bytes, bytes]]:
+    def view(self) -> LevelDBView:
         try:
-            with found:
-                yield from found
+            return LevelDBView(self._path, self._db.snapshot())
         except (plyvel.Error, RuntimeError) as error:
             raise StorageFailed(f"{self._path}: read failed: {error}") from error
 
@@ -103,6 +102,41 @@ class LevelDBStorage:
 
     def close(self) -> None:
         self._db.close()
+
+
+class LevelDBView:
+    """A LevelDB snapshot. See ``journal.storage.View``."""
+
+    def __init__(self, path: Path, snapshot: plyvel.Snapshot) -> None:
+        self._path = path
+        self._snapshot = snapshot
+
+    def get(self, key: bytes) -> bytes | None:
+        try:
+            value: bytes | None = self._snapshot.get(key)
+        except (plyvel.Error, RuntimeError) as error:
+            raise StorageFailed(f"{self._path}: read failed: {error}") from error
+        return value
+
+    def iterate(
+        self, start: bytes, stop: bytes | None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        try:
+            found = self._snapshot.iterator(start=start, stop=stop, reverse=reverse)
+        except (plyvel.Error, RuntimeError) as error:
+            raise StorageFailed(f"{self._path}: read failed: {error}") from error
+        return _iterated(self._path, found)
+
+    def close(self) -> None:
+        self._snapshot.close()
+
+
+def _iterated(path: Path, found: plyvel.Iterator) -> Iterator[tuple[bytes, bytes]]:
+    try:
+        with found:
+            yield from found
+    except (plyvel.Error, RuntimeError) as error:
+        raise StorageFailed(f"{path}: read failed: {error}") from error
 
 
 def _open_error(path: Path, error: plyvel.Error) -> DataFolderError | StorageFailed:

@@ -18,7 +18,7 @@ from journal.errors import StorageFailed
 from journal.storage import Write
 
 
-class _View:
+class _Iterator:
     """An iterator over a map that will not change under it: writers copy a map that is in view."""
 
     __slots__ = ("__weakref__", "_keys", "_map")
@@ -35,6 +35,32 @@ class _View:
         return key, self._map[key]
 
 
+class MemoryView:
+    """All of a map that will not change under it. See ``journal.storage.View``."""
+
+    __slots__ = ("__weakref__", "_map")
+
+    def __init__(self, shown: SortedDict) -> None:
+        self._map: SortedDict | None = shown
+
+    def get(self, key: bytes) -> bytes | None:
+        value: bytes | None = self._open().get(key)
+        return value
+
+    def iterate(
+        self, start: bytes, stop: bytes | None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        return _Iterator(self._open(), start, stop, reverse)
+
+    def close(self) -> None:
+        self._map = None
+
+    def _open(self) -> SortedDict:
+        if self._map is None:
+            raise StorageFailed("the view is closed")
+        return self._map
+
+
 class MemoryStorage:
     """An ordered map in memory with LevelDB's durability. See ``Storage``."""
 
@@ -42,7 +68,7 @@ class MemoryStorage:
         self._shown: SortedDict = SortedDict()
         self._durable: SortedDict = SortedDict()
         self._unsynced: list[list[Write]] = []
-        self._views: WeakSet[_View] = WeakSet()
+        self._views: WeakSet[_Iterator | MemoryView] = WeakSet()
         self._bytes = 0
         self._failed: str | None = None
         self._closed = False
@@ -60,7 +86,13 @@ class MemoryStorage:
         self, start: bytes, stop: bytes | None, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
         self._check_open()
-        view = _View(self._shown, start, stop, reverse)
+        found = _Iterator(self._shown, start, stop, reverse)
+        self._views.add(found)
+        return found
+
+    def view(self) -> MemoryView:
+        self._check_open()
+        view = MemoryView(self._shown)
         self._views.add(view)
         return view
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from journal.errors import StorageFailed
-from journal.storage import Write
+from journal.storage import View, Write
 from journal.storage.memory import MemoryStorage
 
 if TYPE_CHECKING:
@@ -45,6 +45,9 @@ class SimDisk:
         self, start: bytes, stop: bytes | None, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
         return self.memory.iterate(start, stop, reverse=reverse)
+
+    def view(self) -> View:
+        return self.memory.view()
 
     async def write(self, writes: Iterable[Write], *, sync: bool) -> None:
         batch = list(writes)

@@ -69,6 +69,40 @@ async def test_an_iterator_sees_the_moment_it_was_made(storage: Storage) -> None
     assert list(storage.iterate(b"", None)) == [(b"a", b"2"), (b"bb", b"2"), (b"c", b"2")]
 
 
+async def test_a_view_is_of_its_moment(storage: Storage) -> None:
+    await storage.write([(b"a", b"1"), (b"b", b"1"), (b"c", b"1")], sync=False)
+    view = storage.view()
+    await storage.write([(b"a", b"2"), (b"b", None), (b"d", b"2")], sync=True)
+    later = storage.view()
+    await storage.write([(b"e", b"3")], sync=False)
+    for _twice in range(2):
+        assert (view.get(b"a"), view.get(b"b"), view.get(b"d")) == (b"1", b"1", None)
+        assert list(view.iterate(b"", None)) == [(b"a", b"1"), (b"b", b"1"), (b"c", b"1")]
+    assert list(view.iterate(b"b", b"d", reverse=True)) == [(b"c", b"1"), (b"b", b"1")]
+    assert [key for key, _value in later.iterate(b"", None)] == [b"a", b"c", b"d"]
+    started = view.iterate(b"", None)
+    assert next(started) == (b"a", b"1")
+    await storage.write([(b"b", b"4"), (b"c", None)], sync=False)
+    assert list(started) == [(b"b", b"1"), (b"c", b"1")]
+    del started
+    view.close()
+    view.close()
+    with pytest.raises(StorageFailed):
+        view.get(b"a")
+    with pytest.raises(StorageFailed):
+        list(view.iterate(b"", None))
+    assert later.get(b"d") == b"2"
+    later.close()
+
+
+async def test_a_view_of_a_closed_storage_says_so(storage: Storage) -> None:
+    with_view = storage.view()
+    storage.close()
+    with pytest.raises(StorageFailed):
+        storage.view()
+    with_view.close()
+
+
 async def test_a_batch_may_come_from_an_iterator(storage: Storage) -> None:
     await storage.write((pair for pair in [(b"a", b"1"), (b"b", b"2")]), sync=True)
     await storage.write([], sync=True)
