@@ -29,12 +29,13 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import trio
 from structlog.typing import FilteringBoundLogger
 
 from journal.admission import Admission, Reply
+from journal.counters import Counters
 from journal.entries import KIND_OFFERS, NOOP, kind_of, pack_compaction, pack_membership
 from journal.errors import (
     ChangeRefused,
@@ -59,6 +60,9 @@ from journal.paxos.effects import Effects, SendEntries
 from journal.paxos.membership import Membership
 from journal.paxos.messages import AcceptedValue, Envelope, Learned
 from journal.space import Space
+from journal.status import Alarm, LinkStatus, PeerStatus, alarms_of, health_of, not_ready
+from journal.status import NodeMember as NodeMember
+from journal.status import NodeStatus as NodeStatus
 from journal.storage import Storage, Write
 from journal.storage.log import LogStore
 from journal.tail import TailHub
@@ -132,6 +136,8 @@ class NodeConfig:
     """How long folded state may wait for a log write to ride with."""
     pipeline_slots_max: int = 4
     """Slots in flight past which a part-full entry waits for more offers."""
+    disk_free_bytes_min: int = 512 * 1024 * 1024
+    """With less than this left on the data folder's file system, ``health`` raises an alarm."""
 
     def validate(self) -> None:
         """Raise ValueError that names the field that is wrong."""
@@ -146,46 +152,10 @@ class NodeConfig:
         for name in ("tick_interval_s", "read_timeout_s", "stop_timeout_s", "flush_interval_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive")
+        if self.disk_free_bytes_min < 0:
+            raise ValueError("disk_free_bytes_min must not be negative")
         if not 1 <= self.pipeline_slots_max <= self.limits.window_slots_max:
             raise ValueError("pipeline_slots_max must be between 1 and window_slots_max")
-
-
-class NodeMember(NamedTuple):
-    """A member as the membership that rules now has it."""
-
-    node: NodeId
-    endpoint: str
-    voter: bool
-
-
-@dataclass(frozen=True, slots=True)
-class NodeStatus:
-    """What a node says of itself."""
-
-    node: NodeId
-    cluster: str
-    endpoint: str
-    role: str
-    leader: NodeId | None
-    ballot: str
-    revision: Revision
-    applied: Slot
-    chosen: Slot
-    lag: int
-    """Slots that a node known to this one is ahead of it."""
-    chain: str
-    """Hash of everything folded up to ``applied``, in hex."""
-    compacted: Revision
-    disk_bytes: int
-    offers_inflight: int
-    tails: int
-    leases: int
-    uptime_s: float
-    members: tuple[NodeMember, ...]
-    health: str
-    """``ok``, or why not."""
-    pid: int = 0
-    """The process, where there is one of its own."""
 
 
 @dataclass(slots=True)
@@ -226,10 +196,14 @@ class Node:
         log: FilteringBoundLogger,
         membership: Membership,
         incarnation: bytes = b"",
+        links: Callable[[], Mapping[NodeId, LinkStatus]] = dict,
+        disk_free: Callable[[], int | None] = lambda: None,
     ) -> None:
         """``membership`` is the cluster's first one; later ones are found in the log.
 
         ``incarnation``: which data folder this is (``storage.identity``), for a transport that asks.
+        ``links`` and ``disk_free`` say how the streams to the peers are and how many bytes are left on
+        the disk, where somebody knows: for those who watch the node, nothing is decided by them.
         """
         config.validate()
         self.config = config
@@ -238,6 +212,9 @@ class Node:
         self._clock = clock
         self._logger = log
         self._started = clock.now()
+        self.links = links
+        self._disk_free = disk_free
+        self.counters = Counters()
 
         self._log = LogStore(storage, config.limits)
         self.space = Space.load(storage, cache_records_max=config.limits.space_cache_records_max)
@@ -270,6 +247,7 @@ class Node:
         self._when_written: list[Callable[[], None]] = []
         self._learners: list[SendEntries] = []
         self._writing = False
+        self._write_since = 0.0
         self._flush_wanted = False
         self._write_ready = trio.Event()
 
@@ -379,6 +357,8 @@ class Node:
         if len(self._inbox) < INBOX_MESSAGES_MAX:
             self._inbox.append(envelope)
             self._wake()
+        else:
+            self.counters.inbox_dropped += 1
 
     def _step_inbox(self, now: float) -> None:
         inbox, self._inbox = self._inbox, []
@@ -391,11 +371,10 @@ class Node:
                 self._logger.warning("peer.violation", peer=envelope.sender, reason=str(violation))
 
     def _tick(self, now: float) -> None:
-        if self._identities.disowned:
-            return
-        self._core.tick(now)
-        for lease in self._leases.tick(self.space.leases, now):
-            self._expire(lease)
+        if not self._identities.disowned:
+            self._core.tick(now)
+            for lease in self._leases.tick(self.space.leases, now):
+                self._expire(lease)
         if self._space_writes and now - self._space_writes_since >= self.config.flush_interval_s:
             self._flush_wanted = True
             self._write_ready.set()
@@ -425,7 +404,12 @@ class Node:
                 return
             slot = core.propose(proposal.value, now)
             assert slot is not None
-            self._admission.proposed(slot, proposal)
+            self._admission.proposed(slot, proposal, now)
+            counters = self.counters
+            offers = proposal.offers
+            counters.entries_proposed += 1
+            counters.offers_proposed += offers
+            counters.entry_offers.observe(offers)
             self._drain(now)
 
     def _membership_lags(self) -> bool:
@@ -447,15 +431,24 @@ class Node:
             if effects.must_persist or effects.send_durable or effects.send_entries:
                 self._write_ready.set()
             self._to_fold.extend(effects.chosen)
+            self.counters.entries_committed += len(effects.chosen)
             self._note_reads(effects)
         self._note_role(now)
 
     def _fold(self, now: float) -> None:
         offers = 0
+        counters, clock = self.counters, self._clock
         while self._to_fold and offers < FOLD_OFFERS_PER_TURN:
             entry = self._to_fold.popleft()
             decoded = self._admission.decoded(entry.slot, entry.value)
+            proposed_at = self._admission.proposed_at(entry.slot)
+            started = clock.now()
             folded = self.space.fold(entry.slot, entry.value, decoded)
+            ended = clock.now()
+            counters.entries_applied += 1
+            counters.fold_s.observe(ended - started)
+            if proposed_at is not None:
+                counters.commit_s.observe(ended - proposed_at)
             self._queue_space_writes(folded.writes, now)
             self.tails.publish(entry, folded)
             self._admission.folded(folded, entry.value)
@@ -463,7 +456,13 @@ class Node:
             if command is not None:
                 command.reply(self.space.revision)
             if kind_of(entry.value) == KIND_OFFERS:
-                offers += sum(len(verdicts) for verdicts in folded.verdicts)
+                count = sum(len(verdicts) for verdicts in folded.verdicts)
+                accepted = folded.revision - folded.before
+                offers += count
+                counters.offers_applied += count
+                counters.offers_accepted += accepted
+                if accepted != count:
+                    counters.verdicts(folded.verdicts)
         if self._core.newest_membership != self._membership:
             self._follow_membership()
 
@@ -507,10 +506,13 @@ class Node:
             self._log_writes, self._space_writes = [], []
             self._flush_wanted = False
             self._writing = True
+            self._write_since = self._clock.now()
             # Shielded: a batch that was taken and not written would leave a hole below the next one.
             with trio.CancelScope(shield=True):
                 await self._storage.write(writes, sync=sync)
             self._writing = False
+            if sync:
+                self.counters.sync_s.observe(self._clock.now() - self._write_since)
             self.space.flushed(flushed)
             self.tails.flushed(flushed)
         for call in written:
@@ -544,6 +546,8 @@ class Node:
                 )
         if core.leader != self._leader_known:
             self._leader_known = core.leader
+            if core.leader is not None:
+                self.counters.leader_changes += 1
             if core.leader != self.config.node:
                 self._logger.info("leader.known", leader=core.leader, ballot=str(core.ballot))
 
@@ -555,6 +559,10 @@ class Node:
         voters = ",".join(str(member.node) for member in membership.voters)
         learners = ",".join(str(member.node) for member in membership.learners)
         self._logger.info("membership", voters=voters, learners=learners, from_slot=first)
+
+    @property
+    def _leads(self) -> bool:
+        return self._core.role is Role.LEADER and not self._identities.disowned
 
     def _leader_error(self) -> Unavailable:
         if self._identities.disowned:
@@ -641,7 +649,7 @@ class Node:
 
         Raises ``OfferInvalid``, ``NotLeader`` or ``Overloaded`` at once; then nothing was taken in.
         """
-        if self._core.role is not Role.LEADER or self._stopping:
+        if not self._leads or self._stopping:
             raise self._leader_error()
         self._admission.submit(unpack_batch(data, self.config.limits), reply)
         self._wake()
@@ -652,7 +660,7 @@ class Node:
 
     def compact(self, revision: Revision, reply: Callable[[Revision | JournalError], None]) -> None:
         """Forget history below ``revision`` on all nodes. Raises ``NotLeader``, ``RevisionInFuture``."""
-        if self._core.role is not Role.LEADER or self._stopping:
+        if not self._leads or self._stopping:
             raise self._leader_error()
         if revision > self.space.revision:
             raise RevisionInFuture(revision, self.space.revision)
@@ -758,7 +766,7 @@ class Node:
 
         Raises ``NotLeader``, ``LeaseNotFound`` (if no later fold can bring it), ``Overloaded``.
         """
-        if self._core.role is not Role.LEADER:
+        if not self._leads:
             raise self._leader_error()
         since = self._clock.now()
 
@@ -769,7 +777,7 @@ class Node:
             term = self.space.leases.get(lease)
             if term is None:
                 reply(LeaseNotFound(lease))
-            elif self._core.role is not Role.LEADER:
+            elif not self._leads:
                 reply(self._leader_error())
             elif self._leases.is_expiring(lease):
                 reply(Unavailable(f"lease {lease} is expiring"))
@@ -787,6 +795,7 @@ class Node:
             if isinstance(result, JournalError):
                 self._leases.retry(lease)
             else:
+                self.counters.leases_expired += 1
                 self._logger.info("lease.expired", lease=lease, revision=self.space.revision)
 
         try:
@@ -802,7 +811,7 @@ class Node:
         ``reply`` gets the new leader, or ``Unavailable`` if it did not come about in time.
         Raises ``NotLeader``; ``Unavailable`` where ``to`` cannot lead, with the reason.
         """
-        if self._core.role is not Role.LEADER:
+        if not self._leads:
             raise self._leader_error()
         now = self._clock.now()
         if to == self.config.node:
@@ -828,7 +837,7 @@ class Node:
         learner lags, the majority would be lost) or ``Unavailable`` (a change is under way). A leader
         that is asked to remove itself hands over first, and says who leads then: ask that one.
         """
-        if self._core.role is not Role.LEADER or self._stopping:
+        if not self._leads or self._stopping:
             raise self._leader_error()
         now = self._clock.now()
         first, newest = self._core.newest_membership
@@ -894,7 +903,7 @@ class Node:
 
     def _hand_over(self, now: float) -> None:
         """On a stop: queued offers are refused, those in flight get until the deadline."""
-        target = self._best_peer(now) if self._core.role is Role.LEADER else None
+        target = self._best_peer(now) if self._leads else None
         if target is not None:
             try:
                 self._core.transfer(target, now)
@@ -916,26 +925,71 @@ class Node:
         """The members of the membership that was chosen last."""
         return _members(self._core.newest_membership[1])
 
+    def alarms(self) -> tuple[Alarm, ...]:
+        """Return what is wrong with this node, the gravest first."""
+        core, node = self._core, self.config.node
+        leaderless = ""
+        if core.leader is None:
+            refused = [f"; refused by node {by}: {why}" for by, why in self._identities.refused.items()]
+            joining = "" if node in core.endpoints else " and not a member: `synod member add` lets it in"
+            leaderless = f"no leader{joining}{''.join(sorted(refused))}"
+        return alarms_of(
+            stopping=self._stopping,
+            disowned=self._identities.disowned,
+            removed=node in core.newest_membership[1].retired,
+            leaderless=leaderless,
+            lag=self._lag,
+            lag_max=self.config.limits.window_slots_max,
+            disk_free_bytes=self._disk_free(),
+            disk_free_bytes_min=self.config.disk_free_bytes_min,
+            write_s=self.write_under_way_s,
+        )
+
+    def not_ready(self) -> str:
+        """Return why this node should be sent no clients at present; empty where it is ready."""
+        return not_ready(self.alarms(), self._lag)
+
+    @property
+    def _lag(self) -> int:
+        return max(0, self._core.known_chosen - self.space.applied)
+
+    @property
+    def write_under_way_s(self) -> float:
+        """How long the present write to the disk takes already; 0 where there is none."""
+        return self._clock.now() - self._write_since if self._writing else 0.0
+
+    @property
+    def slots_in_flight(self) -> int:
+        return self._core.slots_in_flight
+
+    @property
+    def offers_pending(self) -> int:
+        return self._admission.offers
+
+    @property
+    def rejected_early(self) -> Mapping[str, int]:
+        """Offers that the early check answered, by reason."""
+        return self._admission.rejected_early
+
+    def _peers(self) -> tuple[PeerStatus, ...]:
+        """What is known of each other member: of its streams, and of how far it has learned."""
+        core, links = self._core, self.links()
+        known = core.peers_known
+        nobody = LinkStatus(connected=False, heard_ago_s=None, round_trip_s=None)
+        found = []
+        for node in sorted(core.endpoints):
+            if node != self.config.node:
+                link, chosen = links.get(node, nobody), known.get(node, Slot(0))
+                lag = max(0, core.chosen - chosen) if chosen else 0
+                heard = (link.connected, link.heard_ago_s, link.round_trip_s)
+                found.append(PeerStatus(node, *heard, chosen, lag, link.why))
+        return tuple(found)
+
     def status(self) -> NodeStatus:
         core, space = self._core, self.space
-        lag = max(0, core.known_chosen - space.applied)
         membership = core.membership
         disowned = self._identities.disowned
         node = self.config.node
-        if self._stopping:
-            health = "stopping"
-        elif disowned:
-            health = f"takes no part any more: {disowned}"
-        elif node in core.newest_membership[1].retired:
-            health = f"node {node} was removed from the cluster: stop it"
-        elif core.leader is None:
-            refused = [f"; refused by node {by}: {why}" for by, why in self._identities.refused.items()]
-            joining = "" if node in core.endpoints else " and not a member: `synod member add` lets it in"
-            health = f"no leader{joining}{''.join(sorted(refused))}"
-        elif lag > self.config.limits.window_slots_max:
-            health = f"catching up: {lag} slots behind"
-        else:
-            health = "ok"
         return NodeStatus(
             node=node,
             cluster=self.config.cluster,
@@ -946,7 +1000,7 @@ class Node:
             revision=space.revision,
             applied=space.applied,
             chosen=core.chosen,
-            lag=lag,
+            lag=self._lag,
             chain=space.chain.hex(),
             compacted=space.compacted,
             disk_bytes=self._storage.size_bytes(),
@@ -955,7 +1009,9 @@ class Node:
             leases=len(space.leases),
             uptime_s=self._clock.now() - self._started,
             members=_members(membership),
-            health=health,
+            health=health_of(self.alarms()),
+            peers=self._peers(),
+            disk_free_bytes=self._disk_free(),
         )
 
 

@@ -97,6 +97,7 @@ class GrpcTransport:
         self._log = log
         self._deliver: Callable[[Envelope], None] | None = None
         self._registry: Registry | None = None
+        self._members: frozenset[NodeId] | None = None
         self._links: dict[NodeId, _Link] = {}
         self._incoming: dict[NodeId, asyncio.Future[str]] = {}
         self._closed = False
@@ -118,8 +119,11 @@ class GrpcTransport:
 
     def set_peers(self, endpoints: Mapping[NodeId, str]) -> None:
         # Who becomes a member is to be recorded, and who leaves is to be told: both open a new stream.
-        for node in self._incoming.keys() & (endpoints.keys() ^ self._links.keys()) if self._links else ():
-            self._end_incoming(node, "the membership has changed")
+        members = frozenset(endpoints)
+        if self._members is not None:
+            for node in self._incoming.keys() & (members ^ self._members):
+                self._end_incoming(node, "the membership has changed")
+        self._members = members
         for node, link in list(self._links.items()):
             if endpoints.get(node) != link.endpoint:
                 del self._links[node]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
 import grpc
@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from journal.errors import WrongCluster
+from journal.errors import Disowned, JournalError, WrongCluster
 from journal.node import Node
 from journal.paxos.messages import Accept, AcceptedValue, Envelope, Heartbeat, Learn, Promise
 from journal.rpc import bridge, methods, peers
@@ -353,3 +353,105 @@ async def test_stopping_is_quick_on_both_sides() -> None:
         began = trio.current_time()
         await one.stop()
         assert trio.current_time() - began < 0.5
+
+
+# -- incarnations ---------------------------------------------------------------------------
+
+
+class Known:
+    """A registry that admits when the test lets it, and refuses whom the test names."""
+
+    def __init__(self, incarnation: bytes = b"11111111") -> None:
+        self.incarnation = incarnation
+        self.asked: list[tuple[int, bytes]] = []
+        self.replies: list[Callable[[NodeId | JournalError], None]] = []
+        self.disowned: set[int] = set()
+        self.refused: list[tuple[int, JournalError | None]] = []
+        self.at_once = True
+
+    def admit_peer(
+        self, peer: NodeId, incarnation: bytes, reply: Callable[[NodeId | JournalError], None]
+    ) -> None:
+        self.asked.append((peer, incarnation))
+        if peer in self.disowned:
+            raise Disowned(f"node {peer} lost its folder")
+        if self.at_once:
+            reply(peer)
+        else:
+            self.replies.append(reply)
+
+    def peer_refused(self, peer: NodeId, error: JournalError | None) -> None:
+        self.refused.append((peer, error))
+
+
+@contextlib.asynccontextmanager
+async def known_pair() -> AsyncIterator[tuple[Peer, Known, Peer, Known]]:
+    async with peer(1) as one, peer(2) as two:
+        registries = Known(b"11111111"), Known(b"22222222")
+        one.transport.identify(registries[0])
+        two.transport.identify(registries[1])
+        yield one, registries[0], two, registries[1]
+
+
+@guest
+async def test_each_side_tells_its_incarnation_and_waits_until_it_is_admitted() -> None:
+    async with known_pair() as (one, first, two, second):
+        first.at_once = second.at_once = False
+        one.transport.set_peers({NodeId(2): two.endpoint})
+        send(one.transport, 2, learn(1))
+        await until(lambda: second.replies)
+        assert second.asked == [(1, b"11111111")]
+        assert first.asked == []
+        second.replies.pop()(NodeId(1))
+        await until(lambda: first.replies)
+        assert first.asked == [(2, b"22222222")]
+        assert not one.log.named("peer.connected")
+        first.replies.pop()(NodeId(2))
+        await until(lambda: two.got)
+        assert first.refused == [(2, None)]
+
+
+@guest
+async def test_a_sender_with_another_incarnation_is_refused_and_told_so() -> None:
+    async with known_pair() as (one, first, two, second):
+        second.disowned = {1}
+        one.transport.set_peers({NodeId(2): two.endpoint})
+        send(one.transport, 2, learn(1))
+        await until(lambda: first.refused)
+        [(by, error)] = first.refused
+        assert by == 2 and type(error) is Disowned and str(error) == "node 1 lost its folder"
+        (logged,) = one.log.named("peer.refused")
+        assert "node 1 lost its folder" in logged["reason"]
+        assert two.got == []
+
+
+@guest
+async def test_nothing_is_sent_to_a_receiver_with_another_incarnation() -> None:
+    async with known_pair() as (one, first, two, _second):
+        first.disowned = {2}
+        one.transport.set_peers({NodeId(2): two.endpoint})
+        send(one.transport, 2, learn(1))
+        await until(lambda: one.log.named("peer.refused"))
+        assert first.refused == [], "it is not this node that was refused"
+        assert two.got == []
+
+
+@guest
+@pytest.mark.parametrize("told", [None, "", "11", "no hex", "11" * 9])
+async def test_a_stream_without_an_incarnation_is_refused(told: str | None) -> None:
+    transport = make_transport(2)
+    transport.identify(Known())
+    with pytest.raises(WrongCluster, match="synod-incarnation must be 8 bytes in hex"):
+        await transport.admit(NodeId(1), {} if told is None else {methods.MD_INCARNATION: told})
+
+
+@guest
+async def test_who_becomes_a_member_opens_a_new_stream_to_be_recorded() -> None:
+    async with known_pair() as (one, _first, two, second):
+        two.transport.set_peers({})
+        one.transport.set_peers({NodeId(2): two.endpoint})
+        await until(lambda: one.log.named("peer.connected"))
+        two.transport.set_peers({NodeId(1): one.endpoint})
+        await until(lambda: [peer for peer, _incarnation in second.asked].count(1) == 2)
+        two.transport.set_peers({})
+        await until(lambda: second.asked.count((1, b"11111111")) > 2)
