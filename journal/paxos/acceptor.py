@@ -9,6 +9,13 @@ What it must never do, or a chosen value could change (Paxos Made Simple, 2.2):
   one only at a higher ballot (``Learner.learn`` holds the argument).
 
 Accepting at a ballot promises it: ``promised`` is at or above every record's ballot.
+
+**A damaged record is not an absent one.** The disk may damage the value of a slot. The acceptor
+then still knows that it accepted something there, and no higher than at which ballot
+(``LostValue``); a Promise says so, and ``Phase1`` works with that. It may not act as if the slot
+were empty, or one that it helped to choose would be chosen anew (``election.py`` has the argument).
+Accepting a value at a higher ballot, at the same ballot again (the leader sends what it has sent
+before), or learning the chosen one gives the slot a record again.
 """
 
 from __future__ import annotations
@@ -17,7 +24,7 @@ from collections.abc import Iterable
 
 from journal.errors import ProtocolViolation
 from journal.paxos.membership import membership_of
-from journal.paxos.messages import AcceptedValue, Promise
+from journal.paxos.messages import AcceptedValue, LostValue, Promise
 from journal.paxos.outbox import Outbox
 from journal.types import Ballot, Slot
 
@@ -25,11 +32,23 @@ from journal.types import Ballot, Slot
 class Acceptor:
     """One for all slots. ``log`` holds the records above the chosen prefix only."""
 
-    def __init__(self, promised: Ballot, accepted: Iterable[AcceptedValue], outbox: Outbox) -> None:
+    def __init__(
+        self,
+        promised: Ballot,
+        accepted: Iterable[AcceptedValue],
+        outbox: Outbox,
+        lost: Iterable[LostValue] = (),
+    ) -> None:
         self.promised = promised
         self.log: dict[Slot, AcceptedValue] = {}
+        self.lost: dict[Slot, LostValue] = {}
+        """Slots that have no entry in ``log`` because the disk has damaged it."""
         self._outbox = outbox
+        for damaged in lost:
+            self.lost[damaged.slot] = damaged
+            self.promised = max(self.promised, damaged.ballot)
         for record in accepted:
+            assert record.slot not in self.lost
             self.log[record.slot] = record
             if record.ballot > self.promised:  # storage lost nothing: accepting implies promising
                 self.promised = record.ballot
@@ -59,12 +78,16 @@ class Acceptor:
         assert record.ballot <= self.promised, f"accept at {record.ballot} without having promised it"
         held = self.log.get(record.slot)
         assert held is None or held.ballot < record.ballot, f"slot {record.slot} would go back"
+        # A lost value does not matter here. A leader's ballot is at or above all that this node accepted;
+        # and a learned value that is chosen at c comes at c or above, which is all that ``Phase1`` needs.
+        self.lost.pop(record.slot, None)
         self.log[record.slot] = record
         self._outbox.persist_accepted(record)
 
     def forget(self, slot: Slot) -> None:
         """``slot`` joined the chosen prefix: its record on disk is final, memory need not hold it."""
         self.log.pop(slot, None)
+        self.lost.pop(slot, None)
 
     def promises(self, first: Slot, chosen: Slot, bytes_max: int) -> list[Promise]:
         """Return the answer to a Prepare, in pages of about ``bytes_max``.
@@ -77,17 +100,26 @@ class Acceptor:
         first = max(first, Slot(chosen + 1))
         pages: list[Promise] = []
         page: list[AcceptedValue] = []
+        lost: list[LostValue] = []
         page_bytes = 0
-        for slot in sorted(slot for slot in self.log if slot >= first):
-            record = self.log[slot]
-            if page and page_bytes + len(record.value) > bytes_max:
-                pages.append(Promise(self.promised, first, chosen, tuple(page)))
-                first = Slot(page[-1].slot + 1)
-                page, page_bytes = [], 0
+
+        def turn() -> None:
+            nonlocal first, page, lost, page_bytes
+            if page or lost:
+                promise = Promise(self.promised, first, chosen, tuple(page), tuple(lost))
+                pages.append(promise)
+                first = Slot((promise.last or 0) + 1)
+                page, lost, page_bytes = [], [], 0
+
+        for slot in sorted(slot for slot in (*self.log, *self.lost) if slot >= first):
+            record = self.log.get(slot)
+            if record is None:
+                lost.append(self.lost[slot])
+                continue
+            if (page or lost) and page_bytes + len(record.value) > bytes_max:
+                turn()
             page.append(record)
             page_bytes += len(record.value)
-        if page:
-            pages.append(Promise(self.promised, first, chosen, tuple(page)))
-            first = Slot(page[-1].slot + 1)
+        turn()
         pages.append(Promise(self.promised, first, chosen, ()))
         return pages

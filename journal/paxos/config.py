@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from journal.paxos.membership import Membership
-from journal.paxos.messages import AcceptedValue
+from journal.paxos.messages import AcceptedValue, LostValue
 from journal.types import Ballot, NodeId, Slot
 
 
@@ -36,6 +36,8 @@ class Recovered(NamedTuple):
     """The records above ``applied``: accepted, and perhaps chosen, which must be learned again."""
     memberships: tuple[tuple[Slot, Membership], ...]
     """(first slot it rules, membership), oldest first; never empty."""
+    lost: tuple[LostValue, ...] = ()
+    """Slots above ``applied`` whose record is damaged; in none of them is there an accepted one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

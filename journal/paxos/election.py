@@ -13,7 +13,7 @@ import random
 from journal.errors import ProtocolViolation
 from journal.paxos.membership import Membership
 from journal.paxos.messages import AcceptedValue, Promise
-from journal.paxos.quorum import is_quorum
+from journal.paxos.quorum import is_blocking, is_quorum
 from journal.types import Ballot, NodeId, Slot
 
 
@@ -59,6 +59,30 @@ class Phase1:
 
     A leader keeps its phase 1: a membership that comes to rule during its term has voters who
     have not promised yet, and none of their slots may be proposed before a quorum of *them* has.
+
+    **Damaged records.** A promiser may have lost the value of a slot to its disk; it then says
+    above which ballot it has certainly accepted nothing there (``LostValue``). Let k be the
+    highest ballot of a value that arrived intact (zero if none did), v that value, and S the
+    promisers that have certainly accepted nothing above k. ``is_settled``: **if every quorum of
+    the slot's voters holds a member of S, v may be proposed** (anything, if k is zero). Else the
+    slot waits: another promise may bring the value of a higher ballot, or enlarge S. Why:
+
+    * Suppose w is, or will be, chosen at a ballot c below this one, and let c be the lowest such.
+      All of a quorum Q accepted w at c, and all that was proposed for the slot from c up to this
+      ballot is w (by induction over the ballots, of which this argument is the step).
+    * A member of Q that promised this ballot accepted at c before that, and what it holds was
+      never put back below c: a later acceptance is above it, and a learned value replaces it
+      only at a ballot of c or more (``Learner``'s invariant). So it reports c or more, be it the
+      ballot of a value or of a loss.
+    * If k >= c, then v was proposed at k, from c on, so v = w.
+    * If k < c, no member of Q that promised is in S; and S holds only promisers. So S does not
+      meet Q, though it meets every quorum. Impossible.
+
+    Where nothing is damaged, all promisers are in S, and this is the rule of the paper. Only the
+    bound matters: a copy that lost its ballot too is bounded by what its node had promised
+    before, and counts wherever k has come that far. Found in: Alagappan et al., "Protocol-Aware
+    Recovery for Consensus-Based Storage" (FAST 2018), which decides the same for logs with one
+    copy of each entry a node; there, too, what cannot be decided waits.
     """
 
     def __init__(self, ballot: Ballot, first: Slot, retry_at: float) -> None:
@@ -73,6 +97,8 @@ class Phase1:
         """The last slot that any promiser has accepted a value for."""
         self.best: dict[Slot, AcceptedValue] = {}
         """The value of the highest ballot reported for a slot: the only one that may be proposed there."""
+        self.lost: dict[Slot, dict[NodeId, Ballot]] = {}
+        """Who has lost the value of a slot, and up to which ballot it may have been."""
 
     def on_promise(self, sender: NodeId, promise: Promise) -> None:
         """Take one page. Raises ``ProtocolViolation`` if it is not one that an acceptor makes."""
@@ -88,8 +114,10 @@ class Phase1:
             best = self.best.get(record.slot)
             if best is None or best.ballot < record.ballot:
                 self.best[record.slot] = record
-        if promise.accepted:
-            last = promise.accepted[-1].slot
+        for slot, ballot in promise.lost:
+            self.lost.setdefault(slot, {})[sender] = ballot
+        last = promise.last
+        if last is not None:
             self.spoken[sender] = max(spoken, Slot(last + 1))
             self.open_max = max(self.open_max, last)
         else:
@@ -108,6 +136,24 @@ class Phase1:
             if best is not None and best.ballot == record.ballot and best.value != record.value:
                 raise ProtocolViolation(f"slot {record.slot} has two values at ballot {record.ballot}")
             previous = record.slot
+        previous = promise.first - 1
+        for slot, ballot in promise.lost:
+            if slot <= previous or slot <= promise.chosen:
+                raise ProtocolViolation(f"promise of {promise.ballot} is out of order at slot {slot}")
+            if ballot > promise.ballot:
+                raise ProtocolViolation(f"promise of {promise.ballot} reports slot {slot} lost at {ballot}")
+            previous = slot
+
+    def is_settled(self, slot: Slot, membership: Membership) -> bool:
+        """Whether ``best``, or its absence, says what may be proposed for ``slot``, which ``membership``
+        rules, whatever was in the records that are damaged."""
+        lost = self.lost.get(slot)
+        if not lost:
+            return True
+        best = self.best.get(slot)
+        intact = Ballot.ZERO if best is None else best.ballot
+        certain = {node for node in self.complete if lost.get(node, Ballot.ZERO) <= intact}
+        return is_blocking(certain, membership.voter_ids)
 
     def first_missing(self, node: NodeId) -> Slot:
         """Return the slot from which on ``node`` has still to speak."""

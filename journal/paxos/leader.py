@@ -11,6 +11,9 @@ What it may propose for a slot (Paxos Made Simple, 2.2, P2c):
   phase 1 (``_may_propose``);
 * the value of the highest ballot that phase 1 found there; a no-op where it found none
   below a slot where it found one; a new value above all of those;
+* nothing, where disks have damaged records of the slot and phase 1 cannot tell which value
+  may have been chosen (``Phase1.is_settled``). It then waits there, and goes on asking the
+  voters that have not promised, and anybody who may know the slot chosen;
 * one value only at its ballot: ``next_slot`` never goes back.
 
 An Accepted counts only at this ballot (``Paxos.on_accepted`` drops others) and only from
@@ -222,19 +225,34 @@ class Leadership:
     def _recover(self) -> None:
         """Propose again the slots that phase 1 found open: their best values, and no-ops in the gaps."""
         self.next_slot = max(self.next_slot, Slot(self._learner.chosen + 1))
-        while self.next_slot <= self.open_max and self._may_propose(self.next_slot):
+        while (
+            self.next_slot <= self.open_max
+            and self._may_propose(self.next_slot)
+            and self._is_settled(self.next_slot)
+        ):
             best = self._phase1.best.pop(self.next_slot, None)
             self._put(NOOP if best is None else best.value)
         if self._phase1.best and self.next_slot > self.open_max:
             self._phase1.best.clear()  # all of it is proposed or learned: free the memory
 
+    def _is_settled(self, slot: Slot) -> bool:
+        return self._phase1.is_settled(slot, self._memberships.at(slot))
+
+    @property
+    def waits_for(self) -> Slot | None:
+        """The slot that cannot be proposed because too many of its copies are damaged, if there is one."""
+        slot = self.next_slot
+        waits = slot <= self.open_max and self._may_propose(slot) and not self._is_settled(slot)
+        return slot if waits else None
+
     # -- phase 1, continued ---------------------------------------------------------
 
     def on_promise(self, sender: NodeId, promise: Promise, now: float) -> None:
         """A promise that came after phase 1 had its quorum. It is of use only for a membership that
-        lacks its own quorum; else it could but wake values that nobody needs."""
+        lacks its own quorum, or a slot with damaged copies; else it could but wake values that nobody
+        needs."""
         self._now = now
-        if self._uncovered():
+        if self._uncovered() or self.waits_for is not None:
             if not self.must_learn:
                 self._stuck_at = now + self._config.election_timeout_s
             self._phase1.on_promise(sender, promise)
@@ -245,8 +263,11 @@ class Leadership:
         return [m for m in self._memberships.since(self._learner.chosen + 1) if not self._is_covered(m)]
 
     def _prepare_newcomers(self) -> None:
-        """Ask for promises where a membership that now rules ahead has no quorum of them yet."""
+        """Ask for promises where a membership that now rules ahead has no quorum of them yet, and where
+        a slot waits for the copies of others."""
         lacking = self._uncovered()
+        if self.waits_for is not None:
+            lacking.append(self._memberships.at(self.next_slot))
         if lacking and self._now >= self._phase1.retry_at:
             self._phase1.retry_at = self._now + self._config.retry_interval_s
             for node in sorted({voter for m in lacking for voter in m.voter_ids} - self._phase1.complete):

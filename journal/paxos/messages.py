@@ -24,6 +24,17 @@ class AcceptedValue(NamedTuple):
     value: bytes
 
 
+class LostValue(NamedTuple):
+    """What an acceptor knows of a slot whose record is damaged: it held a value, which it cannot read.
+
+    It has accepted nothing there **above** ``ballot``. Where the record's identifier is intact that
+    is the very ballot it accepted at; else the ballot it had promised, which bounds all it did.
+    """
+
+    slot: Slot
+    ballot: Ballot
+
+
 @dataclass(frozen=True, slots=True)
 class PreVote:
     """Would you promise this ballot? Binds nobody; keeps a cut-off node from disturbing a leader."""
@@ -63,6 +74,14 @@ class Promise:
     first: Slot
     chosen: Slot
     accepted: tuple[AcceptedValue, ...]
+    lost: tuple[LostValue, ...] = ()
+    """Slots in which the answerer accepted a value that its disk has damaged. Carried like the others."""
+
+    @property
+    def last(self) -> Slot | None:
+        """The last slot that this page carries. None: it carries none."""
+        slots = [records[-1].slot for records in (self.accepted, self.lost) if records]
+        return max(slots, default=None)
 
 
 @dataclass(frozen=True, slots=True)

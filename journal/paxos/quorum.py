@@ -24,6 +24,11 @@ def is_quorum(answers: Collection[NodeId], voters: frozenset[NodeId]) -> bool:
     return sum(1 for voter in voters if voter in answers) >= majority(len(voters))
 
 
+def is_blocking(answers: Collection[NodeId], voters: frozenset[NodeId]) -> bool:
+    """Whether every quorum of ``voters`` holds one of ``answers``: 1 of 1, 1 of 2, 2 of 3, 2 of 4, 3 of 5."""
+    return sum(1 for voter in voters if voter not in answers) < majority(len(voters))
+
+
 def quorum_reached(reached: Mapping[NodeId, float], voters: frozenset[NodeId], nothing: float) -> float:
     """Return the highest number that a quorum of ``voters`` has reached.
 
