@@ -93,6 +93,9 @@ class Proposal:
     """What ``unpack_offers(value)`` would give: the leader has decoded it already."""
     keys: list[bytes] = field(default_factory=list)
     """Keys that the entry writes, for the check of later offers."""
+    offers: int = 0
+    """How many it carries."""
+    proposed_at: float = 0.0
 
 
 class Admission:
@@ -112,6 +115,8 @@ class Admission:
         self.bytes = 0
         self.waiting_bytes = 0
         """Packed bytes of whole batches in the queue: tells whether an entry would be well filled."""
+        self.rejected_early: dict[str, int] = {}
+        """How many offers the early check has answered with a rejection, by its reason."""
 
     @property
     def waiting(self) -> bool:
@@ -172,6 +177,7 @@ class Admission:
         if not blobs:
             return None
         proposal.value = pack_offers(time_ms, blobs)
+        proposal.offers = offers
         return proposal
 
     def _check(self, part: _Part, keys: list[bytes]) -> list[int] | None:
@@ -191,6 +197,9 @@ class Admission:
             verdict = space.seen(client, offer[0], raw.base) if client else None
             if verdict is None:
                 verdict = space.doomed(offer)
+                if verdict is not None:
+                    reason = verdict.reason.value
+                    self.rejected_early[reason] = self.rejected_early.get(reason, 0) + 1
             slot = None
             if verdict is None and writers and not part.waited:
                 slot = _awaited(offer, writers)
@@ -207,11 +216,17 @@ class Admission:
                 self._parked.setdefault(slot, []).append(_Part(submission, [index], waited=True))
         return passed
 
-    def proposed(self, slot: Slot, proposal: Proposal) -> None:
+    def proposed(self, slot: Slot, proposal: Proposal, now: float) -> None:
         """Note that ``proposal`` is in flight in ``slot``."""
         assert slot not in self._inflight, slot
+        proposal.proposed_at = now
         self._inflight[slot] = proposal
         self._writers.update(dict.fromkeys(proposal.keys, slot))
+
+    def proposed_at(self, slot: Slot) -> float | None:
+        """Return when what is in flight in ``slot`` was proposed. None: nothing of this leader's is."""
+        proposal = self._inflight.get(slot)
+        return None if proposal is None else proposal.proposed_at
 
     def decoded(self, slot: Slot, value: bytes) -> list[list[Any]] | None:
         """Return the decoded batches of ``value`` if it is what this leader proposed in ``slot``."""

@@ -62,10 +62,17 @@ class TailHub:
         self._waiters: dict[object, Callable[[], None]] = {}
         self.open = 0
         """Tails that are open now; the rpc edge counts them with ``opened`` and ``closed``."""
+        self.positions: dict[object, Revision] = {}
+        """The last revision sent to each of those tails that say so: for ``lag`` only."""
 
     @property
     def revision(self) -> Revision:
         return self._space.revision
+
+    @property
+    def lag(self) -> int:
+        """Revisions that the tail which is furthest behind has still to be sent."""
+        return max(0, self._space.revision - min(self.positions.values(), default=self._space.revision))
 
     # -- the node's side ----------------------------------------------------------
 
