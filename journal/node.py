@@ -371,11 +371,10 @@ class Node:
                 self._logger.warning("peer.violation", peer=envelope.sender, reason=str(violation))
 
     def _tick(self, now: float) -> None:
-        if self._identities.disowned:
-            return
-        self._core.tick(now)
-        for lease in self._leases.tick(self.space.leases, now):
-            self._expire(lease)
+        if not self._identities.disowned:
+            self._core.tick(now)
+            for lease in self._leases.tick(self.space.leases, now):
+                self._expire(lease)
         if self._space_writes and now - self._space_writes_since >= self.config.flush_interval_s:
             self._flush_wanted = True
             self._write_ready.set()
@@ -561,6 +560,10 @@ class Node:
         learners = ",".join(str(member.node) for member in membership.learners)
         self._logger.info("membership", voters=voters, learners=learners, from_slot=first)
 
+    @property
+    def _leads(self) -> bool:
+        return self._core.role is Role.LEADER and not self._identities.disowned
+
     def _leader_error(self) -> Unavailable:
         if self._identities.disowned:
             return Unavailable(f"this node takes no part any more: {self._identities.disowned}")
@@ -646,7 +649,7 @@ class Node:
 
         Raises ``OfferInvalid``, ``NotLeader`` or ``Overloaded`` at once; then nothing was taken in.
         """
-        if self._core.role is not Role.LEADER or self._stopping:
+        if not self._leads or self._stopping:
             raise self._leader_error()
         self._admission.submit(unpack_batch(data, self.config.limits), reply)
         self._wake()
@@ -657,7 +660,7 @@ class Node:
 
     def compact(self, revision: Revision, reply: Callable[[Revision | JournalError], None]) -> None:
         """Forget history below ``revision`` on all nodes. Raises ``NotLeader``, ``RevisionInFuture``."""
-        if self._core.role is not Role.LEADER or self._stopping:
+        if not self._leads or self._stopping:
             raise self._leader_error()
         if revision > self.space.revision:
             raise RevisionInFuture(revision, self.space.revision)
@@ -763,7 +766,7 @@ class Node:
 
         Raises ``NotLeader``, ``LeaseNotFound`` (if no later fold can bring it), ``Overloaded``.
         """
-        if self._core.role is not Role.LEADER:
+        if not self._leads:
             raise self._leader_error()
         since = self._clock.now()
 
@@ -774,7 +777,7 @@ class Node:
             term = self.space.leases.get(lease)
             if term is None:
                 reply(LeaseNotFound(lease))
-            elif self._core.role is not Role.LEADER:
+            elif not self._leads:
                 reply(self._leader_error())
             elif self._leases.is_expiring(lease):
                 reply(Unavailable(f"lease {lease} is expiring"))
@@ -808,7 +811,7 @@ class Node:
         ``reply`` gets the new leader, or ``Unavailable`` if it did not come about in time.
         Raises ``NotLeader``; ``Unavailable`` where ``to`` cannot lead, with the reason.
         """
-        if self._core.role is not Role.LEADER:
+        if not self._leads:
             raise self._leader_error()
         now = self._clock.now()
         if to == self.config.node:
@@ -834,7 +837,7 @@ class Node:
         learner lags, the majority would be lost) or ``Unavailable`` (a change is under way). A leader
         that is asked to remove itself hands over first, and says who leads then: ask that one.
         """
-        if self._core.role is not Role.LEADER or self._stopping:
+        if not self._leads or self._stopping:
             raise self._leader_error()
         now = self._clock.now()
         first, newest = self._core.newest_membership
@@ -900,7 +903,7 @@ class Node:
 
     def _hand_over(self, now: float) -> None:
         """On a stop: queued offers are refused, those in flight get until the deadline."""
-        target = self._best_peer(now) if self._core.role is Role.LEADER else None
+        target = self._best_peer(now) if self._leads else None
         if target is not None:
             try:
                 self._core.transfer(target, now)

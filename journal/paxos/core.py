@@ -75,7 +75,8 @@ class Paxos:
         self._outbox = Outbox(config.node)
         self._memberships = MembershipHistory(recovered.memberships)
         accepted = [record for record in recovered.accepted if record.slot > recovered.applied]
-        self._acceptor = Acceptor(recovered.promised, accepted, self._outbox)
+        lost = [damaged for damaged in recovered.lost if damaged.slot > recovered.applied]
+        self._acceptor = Acceptor(recovered.promised, accepted, self._outbox, lost)
         self._learner = Learner(
             config, recovered.applied, self._acceptor, self._memberships, self._outbox, now
         )
@@ -145,6 +146,16 @@ class Paxos:
     @property
     def membership(self) -> Membership:
         """The membership that rules the next slot to be chosen."""
+    @property
+    def waits_for(self) -> Slot | None:
+        """The slot at which this leader waits for intact copies of a damaged entry, if it does."""
+        return None if self._lead is None else self._lead.waits_for
+
+    @property
+    def lost(self) -> tuple[Slot, ...]:
+        """The slots above the chosen prefix whose accepted value this node's disk has damaged."""
+        return tuple(sorted(self._acceptor.lost))
+
         return self._memberships.at(self._learner.chosen + 1)
 
     @property
@@ -513,6 +524,10 @@ class Paxos:
             membership_of(record.value)
         self._learner.heard(sender, message.chosen)
         before = self.chosen
+            if self._lead.waits_for is not None:
+                # Whoever knows the slot chosen ends the wait, be it a learner: it need not have promised.
+                self._learner.heard(sender, message.chosen)
+                self._ask()
         for record in message.entries:
             if record.slot <= self.chosen:
                 continue
