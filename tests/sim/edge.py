@@ -16,8 +16,9 @@ import trio
 from journal.connection import Connection, Consistency, GetReply, NotSent, ScanReply, TailMessage
 from journal.connection_local import LocalConnection
 from journal.errors import JournalError, Unavailable
-from journal.node import Node, NodeStatus
+from journal.node import Node, NodeMember, NodeStatus
 from journal.offers import Verdict
+from journal.paxos.changes import MemberChange
 from journal.types import NodeId, Revision, Slot
 
 if TYPE_CHECKING:
@@ -232,6 +233,9 @@ class SimConnection:
 
     async def compact(self, revision: Revision) -> None:
         await self._ask(lambda: self._local.compact(revision))
+
+    async def change_members(self, change: MemberChange) -> tuple[NodeMember, ...]:
+        return await self._ask(lambda: self._local.change_members(change))
 
     async def chain(self, slot: Slot) -> bytes | None:
         return await self._ask(lambda: self._local.chain(slot))
