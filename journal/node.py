@@ -55,7 +55,7 @@ from journal.lease_clock import LeaseClock
 from journal.limits import Limits
 from journal.offers import LeaseRevoke, Offer, Verdict, pack_batch, pack_offer, unpack_batch
 from journal.paxos import Paxos, PaxosConfig, Recovered, Role
-from journal.paxos.changes import MemberChange, Promote, Remove, changed, check_alive
+from journal.paxos.changes import AddLearner, MemberChange, Promote, Remove, changed, check_alive
 from journal.paxos.effects import Effects, SendEntries
 from journal.paxos.membership import Membership
 from journal.paxos.messages import AcceptedValue, Envelope, Learned
@@ -258,6 +258,7 @@ class Node:
         self._stopped = trio.Event()
         self._handed_to: NodeId | None = None
         self._changing_members = False
+        self._leads_since = 0.0
         self._was_leading: tuple[bool, object] = (False, None)
         self._leader_known: NodeId | None = None
         self._membership: tuple[Slot, Membership] | None = None
@@ -540,6 +541,7 @@ class Node:
                 self._leases.follow()
                 self._logger.warning("leader.lost", ballot=str(core.ballot), slot=core.chosen)
             if leading[0]:
+                self._leads_since = now
                 self._leases.lead(self.space.leases, now)
                 self._logger.info(
                     "leader.elected", ballot=str(core.ballot), slot=core.chosen, revision=self.space.revision
@@ -847,10 +849,16 @@ class Node:
             after = changed(newest, change)
         except ValueError as error:
             raise InvalidRequest("change", str(error)) from None
+        if (
+            not isinstance(change, AddLearner)
+            and now - self._leads_since < self.config.paxos.election_timeout_s
+        ):
+            # Until then every peer counts as alive, for want of any word from it.
+            raise Unavailable("this node has only begun to lead: who is alive is known in a moment")
         alive = {self.config.node, *self._alive(now)}
         if isinstance(change, Promote):
             progress = self._core.peers_progress.get(change.node)
-            if change.node not in alive or progress is None:
+            if change.node not in alive or progress is None or not progress.chosen:
                 raise ChangeRefused(f"learner {change.node} was not heard from of late")
             lag = self._core.chosen - progress.chosen
             if lag > self.config.limits.window_slots_max:

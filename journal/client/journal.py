@@ -25,6 +25,7 @@ import trio
 from journal.client.config import ClientConfig
 from journal.client.errors import LeaseLost, OfferId, OfferRejected, OfferUnknown
 from journal.client.leases import LEASE_ID_BITS, Lease
+from journal.client.members import change_members, leader_status
 from journal.client.reads import PAGE_KEYS_MAX, Pages, Reads
 from journal.client.router import Counters, Router
 from journal.client.submitter import Submitter
@@ -43,10 +44,11 @@ from journal.connection import (
 from journal.errors import InvalidRequest, JournalError, NotLeader, Overloaded, RevisionCompacted, Unavailable
 from journal.limits import LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN
 from journal.offers import Delete, LeaseGrant, LeaseRevoke, Offer, Put, Reason, Rejected, Verdict
+from journal.paxos.changes import MemberChange
 from journal.types import NodeId, Revision
 
 if TYPE_CHECKING:
-    from journal.node import NodeStatus
+    from journal.node import NodeMember, NodeStatus
     from journal.replica import Replica
     from journal.versions import Record
 
@@ -425,6 +427,21 @@ class Journal:
             await connection.transfer_leadership(None if to is None else NodeId(to))
 
         await self._at_leader(call, self._timeout(timeout_s))
+
+    async def members(self, *, timeout_s: Timeout = DEFAULT) -> tuple[NodeMember, ...]:
+        """Return the members of the cluster, as its leader knows them."""
+        return (await leader_status(self._router, self._timeout(timeout_s))).members
+
+    async def change_members(
+        self, change: MemberChange, *, timeout_s: Timeout = DEFAULT
+    ) -> tuple[NodeMember, ...]:
+        """Add a learner, promote one, or remove a member (``journal.paxos.changes``); return the
+        members after it. While another change is under way it waits for its turn.
+
+        Raises ``InvalidRequest`` (it makes no sense), ``ChangeRefused`` (it would do harm as things are:
+        the majority would be lost, the learner lags) or ``Unavailable``: then it may have been made.
+        """
+        return await change_members(self._router, change, self._timeout(timeout_s))
 
     async def compact(self, revision: int, *, timeout_s: Timeout = DEFAULT) -> None:
         """Forget history below ``revision`` on all nodes. Raises ``RevisionInFuture``."""

@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from journal.errors import InvalidRequest, JournalError, NotLeader, Unavailable
+from journal.errors import ChangeRefused, InvalidRequest, JournalError, NotLeader, Unavailable
 from journal.paxos.changes import AddLearner, MemberChange, Promote, Remove, changed, check_alive
 from journal.paxos.membership import Member, Membership
 from journal.types import NodeId
@@ -130,9 +130,24 @@ async def test_a_step_that_would_lose_the_majority_is_refused_with_the_reason(
         await trio.sleep(1)
         await cluster.kill(int(down))
         await trio.sleep(1.5)
-        with pytest.raises(Unavailable, match="the majority would be lost: of the voters"):
+        with pytest.raises(ChangeRefused, match="the majority would be lost: of the voters"):
             await call(leader.change_members, Remove(up))
         await call(leader.change_members, Remove(down))
+
+
+async def test_a_new_leader_takes_nobody_for_alive_unheard(autojump_clock: MockClock) -> None:
+    async with running(3) as cluster:
+        old = await cluster.leader()
+        await submit(old, put("a"))
+        await cluster.kill(int(old.config.node))
+        new = await cluster.leader(other_than=int(old.config.node))
+        third = next(node.config.node for node in cluster.nodes.values() if node is not new)
+        with pytest.raises(Unavailable, match="this node has only begun to lead"):
+            await call(new.change_members, Remove(third))
+        await trio.sleep(1.1)
+        with pytest.raises(ChangeRefused, match="only these answer"):
+            await call(new.change_members, Remove(third))
+        await call(new.change_members, Remove(old.config.node))
 
 
 async def test_changes_that_make_no_sense_are_refused(autojump_clock: MockClock) -> None:
@@ -152,7 +167,8 @@ async def test_changes_that_make_no_sense_are_refused(autojump_clock: MockClock)
             with pytest.raises(InvalidRequest, match=why):
                 await call(leader.change_members, what)
         await call(leader.change_members, AddLearner(NodeId(4), endpoint_of(4)))
-        with pytest.raises(Unavailable):  # it never came up
+        await trio.sleep(1)
+        with pytest.raises(ChangeRefused, match="learner 4 was not heard from"):  # it never came up
             await change_now(cluster, Promote(NodeId(4)))
 
 
