@@ -45,6 +45,7 @@ from journal.rpc.errors import error_of_call, unpack_error
 from journal.rpc.methods import Method
 from journal.rpc.pb import admin_pb2
 from journal.rpc.pb import journal_pb2 as pb
+from journal.status import PeerStatus
 from journal.types import NodeId, Revision, Slot
 from journal.versions import Record
 
@@ -233,6 +234,8 @@ class GrpcConnection:
             members=_members(reply.members),
             health=reply.health,
             pid=reply.pid,
+            peers=tuple(_peer(peer) for peer in reply.peers),
+            disk_free_bytes=reply.disk_free_bytes if reply.HasField("disk_free_bytes") else None,
         )
 
     async def transfer_leadership(self, to: NodeId | None) -> None:
@@ -602,6 +605,18 @@ def _present(record: pb.Record) -> Record:
 
 def _record(record: pb.Record) -> Record | None:
     return _present(record) if record.HasField("value") else None
+
+
+def _peer(peer: pb.PeerStatus) -> PeerStatus:
+    return PeerStatus(
+        node=NodeId(peer.node),
+        connected=peer.connected,
+        heard_ago_s=peer.heard_ago_s if peer.HasField("heard_ago_s") else None,
+        round_trip_s=peer.round_trip_s if peer.HasField("round_trip_s") else None,
+        chosen=Slot(peer.chosen),
+        lag=peer.lag,
+        why=peer.why,
+    )
 
 
 def _members(members: Iterable[pb.MemberStatus]) -> tuple[NodeMember, ...]:

@@ -19,6 +19,7 @@ import grpc
 import grpc.aio
 from structlog.typing import FilteringBoundLogger
 
+from journal.counters import Counters
 from journal.errors import InvalidRequest, JournalError, Overloaded, Unavailable, WrongCluster
 from journal.rpc import methods
 from journal.rpc.errors import status_of, trailers
@@ -62,6 +63,13 @@ class EdgeLimits:
                 raise ValueError(f"{field.name} must be positive, not {getattr(self, field.name)}")
 
 
+_CONSISTENCIES = {
+    pb.CONSISTENCY_LINEARIZABLE: "linearizable",
+    pb.CONSISTENCY_AT_LEAST: "at_least",
+    pb.CONSISTENCY_LOCAL: "local",
+}
+
+
 def decoded(request: Any) -> Any:
     """Return a request as it was decoded; raise what stands in its place (``Method.decode_request``)."""
     if isinstance(request, InvalidRequest):
@@ -80,6 +88,7 @@ class Edge:
         self.loop = asyncio.get_running_loop()
         self.closing: asyncio.Future[None] = self.loop.create_future()
         """Done when the streams are to end, because the node has stopped."""
+        self.counters: Counters = node.counters
         self.streams = 0
         self.unsent_offers = 0
 
@@ -112,8 +121,15 @@ class Edge:
             await context.abort(grpc.StatusCode.INTERNAL, "a fault of the node; its log has the details")
             raise
 
+    def refused(self, error: JournalError) -> None:
+        """Count a request that is answered with ``error``."""
+        self.counters.requests_refused[type(error).__name__] += 1
+        if isinstance(error, Overloaded):
+            self.counters.limits_hit[error.limit] += 1
+
     async def abort(self, context: Context, error: JournalError) -> None:
         """End a call with the status and trailers of ``error``."""
+        self.refused(error)
         await context.abort(status_of(error), str(error), trailers(error))
 
     @staticmethod
@@ -163,6 +179,7 @@ class Edge:
 
     async def barrier(self, consistency: pb.Consistency, at_least: int) -> None:
         """Wait until ``node.space`` is as fresh as asked. Raises ``Unavailable``, ``Overloaded``."""
+        self.counters.reads[_CONSISTENCIES.get(consistency, "unknown")] += 1
         if consistency == pb.CONSISTENCY_LOCAL:
             return
         if consistency == pb.CONSISTENCY_LINEARIZABLE:

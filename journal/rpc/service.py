@@ -6,6 +6,7 @@ import asyncio
 import os
 import secrets
 from collections.abc import Callable
+from dataclasses import asdict
 
 from journal.errors import (
     InvalidRequest,
@@ -102,6 +103,8 @@ class Service:
         """Wait for the barrier; not for a past that this node already has: that never changes."""
         if at is None or at > self._node.space.revision:
             await self._edge.barrier(consistency, at_least)
+        else:
+            self._edge.counters.reads["past"] += 1
 
     def _readable(self, at: Revision | None) -> Revision:
         """Return the revision to read at. Raises where ``at`` cannot be read."""
@@ -217,6 +220,8 @@ class Service:
             members=[pb.MemberStatus(**member._asdict()) for member in status.members],
             health=status.health,
             pid=os.getpid(),
+            peers=[pb.PeerStatus(**asdict(peer)) for peer in status.peers],
+            disk_free_bytes=status.disk_free_bytes,
         )
 
     async def transfer_leadership(

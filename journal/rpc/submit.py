@@ -80,6 +80,7 @@ class Submissions:
     def _result(self, answer: _Answer) -> pb.SubmitResult:
         result = answer.result
         if isinstance(result, JournalError):
+            self._edge.refused(result)
             return pb.SubmitResult(id=answer.id, error=pack_error(result, taken_in=answer.taken_in))
         verdicts = self._with_values(result) if answer.values else result
         if answer.packed:

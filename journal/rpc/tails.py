@@ -48,6 +48,7 @@ class Tails:
             await self._run(request, prefixes, context)
         finally:
             hub.closed()
+            hub.positions.pop(context, None)
 
     async def _run(self, request: pb.TailRequest, prefixes: tuple[bytes, ...], context: Context) -> None:
         edge, node = self._edge, self._edge.node
@@ -57,6 +58,7 @@ class Tails:
         if request.snapshot == pb.SNAPSHOT_MODE_FIRST:
             await edge.barrier(request.consistency, request.at_least)
             after = await self._snapshot(prefixes, context)
+        node.tails.positions[context] = after
         silent_for_long = True  # so a reader that has just come hears something at once
         while not edge.closing.done():
             try:
@@ -69,7 +71,7 @@ class Tails:
             if chunk.last > after:
                 for message in self._messages(chunk, prefixes, request.packed, bytes_max):
                     await context.write(message)
-                after = chunk.last
+                after = node.tails.positions[context] = chunk.last
                 silent_for_long = False
                 continue
             if silent_for_long:

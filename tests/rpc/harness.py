@@ -17,6 +17,7 @@ import structlog
 import trio
 from google.protobuf.message import Message
 
+from journal.counters import Counters
 from journal.errors import JournalError
 from journal.limits import Limits
 from journal.node import Node, NodeConfig, TrioClock
@@ -215,6 +216,7 @@ class FakeNode:
         self.config = SimpleNamespace(cluster=CLUSTER, node=NodeId(1), limits=limits or Limits())
         self.space = SimpleNamespace(revision=Revision(0), get=lambda key, at=None: None)
         self.leader_endpoint = (NodeId(1), "127.0.0.1:1")
+        self.counters = Counters()
         self.submitted: list[tuple[bytes, Callable[[list[Verdict] | JournalError], None]]] = []
         self.reads: list[Callable[[Revision | JournalError], None]] = []
         self.refuse: JournalError | None = None

@@ -579,7 +579,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class NodeStatus(_message.Message):
-    __slots__ = ("node", "cluster", "endpoint", "role", "leader", "leader_endpoint", "ballot", "revision", "applied", "chosen", "lag", "chain", "compacted", "disk_bytes", "offers_inflight", "tails", "leases", "uptime_s", "members", "health", "pid")
+    __slots__ = ("node", "cluster", "endpoint", "role", "leader", "leader_endpoint", "ballot", "revision", "applied", "chosen", "lag", "chain", "compacted", "disk_bytes", "offers_inflight", "tails", "leases", "uptime_s", "members", "health", "pid", "peers", "disk_free_bytes")
     NODE_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
     ENDPOINT_FIELD_NUMBER: _ClassVar[int]
@@ -601,6 +601,8 @@ class NodeStatus(_message.Message):
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
     HEALTH_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
+    PEERS_FIELD_NUMBER: _ClassVar[int]
+    DISK_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
     node: int
     cluster: str
     endpoint: str
@@ -622,7 +624,27 @@ class NodeStatus(_message.Message):
     members: _containers.RepeatedCompositeFieldContainer[MemberStatus]
     health: str
     pid: int
-    def __init__(self, node: _Optional[int] = ..., cluster: _Optional[str] = ..., endpoint: _Optional[str] = ..., role: _Optional[str] = ..., leader: _Optional[int] = ..., leader_endpoint: _Optional[str] = ..., ballot: _Optional[str] = ..., revision: _Optional[int] = ..., applied: _Optional[int] = ..., chosen: _Optional[int] = ..., lag: _Optional[int] = ..., chain: _Optional[str] = ..., compacted: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., offers_inflight: _Optional[int] = ..., tails: _Optional[int] = ..., leases: _Optional[int] = ..., uptime_s: _Optional[float] = ..., members: _Optional[_Iterable[_Union[MemberStatus, _Mapping]]] = ..., health: _Optional[str] = ..., pid: _Optional[int] = ...) -> None: ...
+    peers: _containers.RepeatedCompositeFieldContainer[PeerStatus]
+    disk_free_bytes: int
+    def __init__(self, node: _Optional[int] = ..., cluster: _Optional[str] = ..., endpoint: _Optional[str] = ..., role: _Optional[str] = ..., leader: _Optional[int] = ..., leader_endpoint: _Optional[str] = ..., ballot: _Optional[str] = ..., revision: _Optional[int] = ..., applied: _Optional[int] = ..., chosen: _Optional[int] = ..., lag: _Optional[int] = ..., chain: _Optional[str] = ..., compacted: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., offers_inflight: _Optional[int] = ..., tails: _Optional[int] = ..., leases: _Optional[int] = ..., uptime_s: _Optional[float] = ..., members: _Optional[_Iterable[_Union[MemberStatus, _Mapping]]] = ..., health: _Optional[str] = ..., pid: _Optional[int] = ..., peers: _Optional[_Iterable[_Union[PeerStatus, _Mapping]]] = ..., disk_free_bytes: _Optional[int] = ...) -> None: ...
+
+class PeerStatus(_message.Message):
+    __slots__ = ("node", "connected", "heard_ago_s", "round_trip_s", "chosen", "lag", "why")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    CONNECTED_FIELD_NUMBER: _ClassVar[int]
+    HEARD_AGO_S_FIELD_NUMBER: _ClassVar[int]
+    ROUND_TRIP_S_FIELD_NUMBER: _ClassVar[int]
+    CHOSEN_FIELD_NUMBER: _ClassVar[int]
+    LAG_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    node: int
+    connected: bool
+    heard_ago_s: float
+    round_trip_s: float
+    chosen: int
+    lag: int
+    why: str
+    def __init__(self, node: _Optional[int] = ..., connected: _Optional[bool] = ..., heard_ago_s: _Optional[float] = ..., round_trip_s: _Optional[float] = ..., chosen: _Optional[int] = ..., lag: _Optional[int] = ..., why: _Optional[str] = ...) -> None: ...
 
 class MemberStatus(_message.Message):
     __slots__ = ("node", "endpoint", "voter")
