@@ -124,5 +124,9 @@ class RecordDamaged(StorageError):
         self.key = key
 
 
+class VoteLost(RecordDamaged):
+    """The records that a vote rests on are damaged in both their places: this node must not vote again."""
+
+
 class StorageFailed(StorageError):
     """A read, write or sync failed. A failed sync is never retried: the node stops."""

@@ -76,6 +76,7 @@ from journal.storage.records import (
     BINDING,
     LEASE,
     MEMBERSHIP,
+    MEMBERSHIP_AGAIN,
     NUMBER,
     OUTCOME,
     RECENT,
@@ -232,8 +233,8 @@ class Space:
         elif kind == KIND_COMPACTION:
             self.compacted = max(self.compacted, min(unpack_compaction(entry), before))
         elif kind == KIND_MEMBERSHIP:
-            key = number_key(MEMBERSHIP, slot)
-            writes.append((key, seal(key, entry[1:])))
+            for key in (number_key(MEMBERSHIP, slot), number_key(MEMBERSHIP_AGAIN, slot)):
+                writes.append((key, seal(key, entry[1:])))
         elif kind != 0:
             raise ProtocolViolation(f"slot {slot} holds an entry of unknown kind {kind}")
 

@@ -10,8 +10,12 @@ family     rest of the key             what
 ``n``      node                        the incarnation of a peer, as first met (``peers``)
 ``d``                                  why this node's peers have disowned it (``peers``)
 ``p``                                  the ballot that the acceptor has promised (``log``)
+``q``                                  the same once more: with both lost, the node may not vote
 ``a``      slot                        the value accepted for a slot, with its ballot (``log``)
+``g``      slot                        identifier of that record: its ballot, checksum of its value
 ``c``      slot                        a membership, at the slot in which it was chosen
+``e``      slot                        the same once more: without it, quorums would be counted wrongly
+``f``                                  the space is damaged and is to be rebuilt (``rebuild``)
 ``z``                                  state of the space: applied slot, revision, chain, ...
 ``k``      key                         the current version of a key, or its tombstone
 ``v``      end revision, key           an older version, valid below its end revision
@@ -32,6 +36,10 @@ them at the end of a log; a sealed record is checked each time it is read, and d
 as ``RecordDamaged``, never dropped.
 """
 
+
+**Two places.** What a vote rests on is kept in two records of different families, written in one
+batch. So a single damaged or lost record never takes away that something was promised or accepted;
+at most it takes away a value, which other nodes have. See ``log``.
 from __future__ import annotations
 
 from struct import Struct
@@ -47,8 +55,12 @@ DISOWNED: Final = b"d"
 PROMISED: Final = b"p"
 ACCEPTED: Final = b"a"
 MEMBERSHIP: Final = b"c"
+PROMISED_AGAIN: Final = b"q"
 STATE: Final = b"z"
+IDENTIFIER: Final = b"g"
 CURRENT: Final = b"k"
+MEMBERSHIP_AGAIN: Final = b"e"
+REBUILD: Final = b"f"
 HISTORY: Final = b"v"
 OUTCOME: Final = b"o"
 RECENT: Final = b"m"
