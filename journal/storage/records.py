@@ -34,8 +34,6 @@ the seal, so that a record which turns up under another key is as damaged as one
 bit. LevelDB has checksums of its own, but it may be told not to look, and it drops what fails
 them at the end of a log; a sealed record is checked each time it is read, and damage is raised
 as ``RecordDamaged``, never dropped.
-"""
-
 
 **Two places.** What a vote rests on is kept in two records of different families, written in one
 batch. So a single damaged or lost record never takes away that something was promised or accepted;
