@@ -37,6 +37,7 @@ from journal.paxos.messages import (
     HeartbeatReply,
     Learn,
     Learned,
+    LostValue,
     Message,
     Nack,
     Prepare,
@@ -100,10 +101,14 @@ def pack_message(message: Message) -> px.Envelope:
             )
         case Prepare(ballot, first):
             return px.Envelope(prepare=px.Prepare(ballot=_ballot(ballot), first=first))
-        case Promise(ballot, first, chosen, accepted):
+        case Promise(ballot, first, chosen, accepted, lost):
             return px.Envelope(
                 promise=px.Promise(
-                    ballot=_ballot(ballot), first=first, chosen=chosen, accepted=_values(accepted)
+                    ballot=_ballot(ballot),
+                    first=first,
+                    chosen=chosen,
+                    accepted=_values(accepted),
+                    lost=[px.LostValue(slot=slot, ballot=_ballot(above)) for slot, above in lost],
                 )
             )
         case Nack(ballot, promised):
@@ -131,7 +136,11 @@ _MESSAGES_BACK: Mapping[str, Callable[[Any], Message]] = {
     ),
     "prepare": lambda m: Prepare(_ballot_back(m.ballot), Slot(m.first)),
     "promise": lambda m: Promise(
-        _ballot_back(m.ballot), Slot(m.first), Slot(m.chosen), _values_back(m.accepted)
+        _ballot_back(m.ballot),
+        Slot(m.first),
+        Slot(m.chosen),
+        _values_back(m.accepted),
+        tuple(LostValue(Slot(item.slot), _ballot_back(item.ballot)) for item in m.lost),
     ),
     "nack": lambda m: Nack(_ballot_back(m.ballot), _ballot_back(m.promised)),
     "learn": lambda m: Learn(Slot(m.first), Slot(m.last)),
@@ -155,7 +164,7 @@ def message_bytes(message: Message) -> int:
     if isinstance(message, Accept):
         return 96 + len(message.value)
     if isinstance(message, Promise):
-        return 96 + sum(64 + len(item.value) for item in message.accepted)
+        return 96 + sum(64 + len(item.value) for item in message.accepted) + 48 * len(message.lost)
     if isinstance(message, Learned):
         return 96 + sum(64 + len(item.value) for item in message.entries)
     return 96

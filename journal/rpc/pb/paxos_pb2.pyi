@@ -70,6 +70,14 @@ class AcceptedValue(_message.Message):
     value: bytes
     def __init__(self, slot: _Optional[int] = ..., ballot: _Optional[_Union[Ballot, _Mapping]] = ..., value: _Optional[bytes] = ...) -> None: ...
 
+class LostValue(_message.Message):
+    __slots__ = ("slot", "ballot")
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    BALLOT_FIELD_NUMBER: _ClassVar[int]
+    slot: int
+    ballot: Ballot
+    def __init__(self, slot: _Optional[int] = ..., ballot: _Optional[_Union[Ballot, _Mapping]] = ...) -> None: ...
+
 class PreVote(_message.Message):
     __slots__ = ("ballot", "chosen")
     BALLOT_FIELD_NUMBER: _ClassVar[int]
@@ -99,16 +107,18 @@ class Prepare(_message.Message):
     def __init__(self, ballot: _Optional[_Union[Ballot, _Mapping]] = ..., first: _Optional[int] = ...) -> None: ...
 
 class Promise(_message.Message):
-    __slots__ = ("ballot", "first", "chosen", "accepted")
+    __slots__ = ("ballot", "first", "chosen", "accepted", "lost")
     BALLOT_FIELD_NUMBER: _ClassVar[int]
     FIRST_FIELD_NUMBER: _ClassVar[int]
     CHOSEN_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
     ballot: Ballot
     first: int
     chosen: int
     accepted: _containers.RepeatedCompositeFieldContainer[AcceptedValue]
-    def __init__(self, ballot: _Optional[_Union[Ballot, _Mapping]] = ..., first: _Optional[int] = ..., chosen: _Optional[int] = ..., accepted: _Optional[_Iterable[_Union[AcceptedValue, _Mapping]]] = ...) -> None: ...
+    lost: _containers.RepeatedCompositeFieldContainer[LostValue]
+    def __init__(self, ballot: _Optional[_Union[Ballot, _Mapping]] = ..., first: _Optional[int] = ..., chosen: _Optional[int] = ..., accepted: _Optional[_Iterable[_Union[AcceptedValue, _Mapping]]] = ..., lost: _Optional[_Iterable[_Union[LostValue, _Mapping]]] = ...) -> None: ...
 
 class Nack(_message.Message):
     __slots__ = ("ballot", "promised")
