@@ -144,9 +144,6 @@ class Paxos:
         return 0 if self._lead is None else self._lead.slots_in_flight
 
     @property
-    def membership(self) -> Membership:
-        """The membership that rules the next slot to be chosen."""
-    @property
     def waits_for(self) -> Slot | None:
         """The slot at which this leader waits for intact copies of a damaged entry, if it does."""
         return None if self._lead is None else self._lead.waits_for
@@ -156,6 +153,9 @@ class Paxos:
         """The slots above the chosen prefix whose accepted value this node's disk has damaged."""
         return tuple(sorted(self._acceptor.lost))
 
+    @property
+    def membership(self) -> Membership:
+        """The membership that rules the next slot to be chosen."""
         return self._memberships.at(self._learner.chosen + 1)
 
     @property
@@ -479,6 +479,10 @@ class Paxos:
     def on_heartbeat_reply(self, sender: NodeId, message: HeartbeatReply) -> None:
         if self._lead is not None and message.ballot == self._lead.ballot:
             self._lead.on_heartbeat_reply(sender, message, self._now)
+            if self._lead.waits_for is not None:
+                # Whoever knows the slot chosen ends the wait, be it a learner: it need not have promised.
+                self._learner.heard(sender, message.chosen)
+                self._ask()
 
     def _on_announced(self, leader: NodeId, chosen: Slot) -> None:
         """The leader of the promised ballot says that every slot up to ``chosen`` is chosen."""
@@ -524,10 +528,6 @@ class Paxos:
             membership_of(record.value)
         self._learner.heard(sender, message.chosen)
         before = self.chosen
-            if self._lead.waits_for is not None:
-                # Whoever knows the slot chosen ends the wait, be it a learner: it need not have promised.
-                self._learner.heard(sender, message.chosen)
-                self._ask()
         for record in message.entries:
             if record.slot <= self.chosen:
                 continue

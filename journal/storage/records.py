@@ -38,6 +38,8 @@ as ``RecordDamaged``, never dropped.
 **Two places.** What a vote rests on is kept in two records of different families, written in one
 batch. So a single damaged or lost record never takes away that something was promised or accepted;
 at most it takes away a value, which other nodes have. See ``log``.
+"""
+
 from __future__ import annotations
 
 from struct import Struct
@@ -51,14 +53,14 @@ IDENTITY: Final = b"i"
 PEER: Final = b"n"
 DISOWNED: Final = b"d"
 PROMISED: Final = b"p"
-ACCEPTED: Final = b"a"
-MEMBERSHIP: Final = b"c"
 PROMISED_AGAIN: Final = b"q"
-STATE: Final = b"z"
+ACCEPTED: Final = b"a"
 IDENTIFIER: Final = b"g"
-CURRENT: Final = b"k"
+MEMBERSHIP: Final = b"c"
 MEMBERSHIP_AGAIN: Final = b"e"
 REBUILD: Final = b"f"
+STATE: Final = b"z"
+CURRENT: Final = b"k"
 HISTORY: Final = b"v"
 OUTCOME: Final = b"o"
 RECENT: Final = b"m"
