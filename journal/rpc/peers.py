@@ -42,6 +42,8 @@ from journal.rpc.channels import channel_options
 from journal.rpc.codec import message_bytes, pack_message, unpack_message
 from journal.rpc.errors import error_of_call
 from journal.rpc.pb import paxos_pb2 as px
+from journal.rpc.pulse import Pulse, woken
+from journal.status import LinkStatus
 from journal.storage.peers import INCARNATION_BYTES
 from journal.types import NodeId
 
@@ -100,6 +102,7 @@ class GrpcTransport:
         self._members: frozenset[NodeId] | None = None
         self._links: dict[NodeId, _Link] = {}
         self._incoming: dict[NodeId, asyncio.Future[str]] = {}
+        self._pulses: dict[NodeId, Pulse] = {}
         self._closed = False
 
     # -- the node's side ----------------------------------------------------------------
@@ -144,6 +147,14 @@ class GrpcTransport:
                 self._links[node] = _Link(
                     self, node, endpoint, metadata, queue_bytes_max=self._queue_bytes_max, log=log
                 )
+
+    def links(self) -> dict[NodeId, LinkStatus]:
+        """Return how the streams to the peers are, for those who watch the node."""
+        return {node: link.status() for node, link in self._links.items()}
+
+    def pulse(self, node: NodeId) -> Pulse:
+        """Return the pulse of a peer, which outlives its streams."""
+        return self._pulses.setdefault(node, Pulse())
 
     async def aclose(self) -> None:
         """Close all streams, both ways. From the asyncio side. Idempotent."""
@@ -251,6 +262,9 @@ class GrpcTransport:
     async def _read_parcels(self, sender: NodeId, read: Callable[[], Awaitable[px.Parcel | None]]) -> None:
         parts = bytearray()
         while (parcel := await read()) is not None:
+            link = self._links.get(sender)
+            if link is not None and self.pulse(sender).heard(parcel):
+                link.wake()
             if parcel.part:
                 if len(parts) + len(parcel.part) > self._parcel_bytes_max:
                     raise ProtocolViolation(
@@ -303,6 +317,8 @@ class _Link:
         self._connected = False
         self._trouble: str | None = None  # what was logged last, so that it is logged once
         self._dropped = 0
+        self._dropped_ever = 0
+        self._why = "not reached yet"
         self._wake: asyncio.Future[None] | None = None
         self._task = asyncio.get_running_loop().create_task(self._run())
 
@@ -320,13 +336,30 @@ class _Link:
                     self._bytes -= self._queue.popleft()[0]
         self._queue.append((size, message))
         self._bytes += size
+        self.wake()
+
+    def wake(self) -> None:
+        """There is something to write."""
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
+
+    def status(self) -> LinkStatus:
+        pulse = self._transport.pulse(self._peer)
+        return LinkStatus(
+            connected=self._connected,
+            heard_ago_s=pulse.heard_ago_s,
+            round_trip_s=pulse.round_trip_s,
+            why=self._why,
+            queue_bytes=self._bytes,
+            dropped=self._dropped_ever,
+            round_trips=pulse.round_trips,
+        )
 
     def _drop(self) -> None:
         if self._dropped == 0:
             self._log.warning("peer.queue_full", bytes=self._bytes)
         self._dropped += 1
+        self._dropped_ever += 1
 
     def close(self) -> None:
         self._task.cancel()
@@ -358,6 +391,7 @@ class _Link:
                     pass
                 finally:
                     self._connected = False
+                    self._transport.pulse(self._peer).lost()
                     call.cancel()
                 status, details = await call.code(), await call.details()
                 trailing = await call.trailing_metadata()
@@ -386,20 +420,18 @@ class _Link:
         self._transport.refused(self._peer, None)
         self._connected = True
         self._trouble = None
+        self._why = ""
         self._dropped = 0
         self._log.info("peer.connected")
         loop = asyncio.get_running_loop()
 
-        def ended(_call: object) -> None:
-            if self._wake is not None and not self._wake.done():
-                self._wake.set_result(None)
-
-        call.add_done_callback(ended)
+        call.add_done_callback(lambda _call: self.wake())
+        pulse = self._transport.pulse(self._peer)
         while not call.done():
-            if not self._queue:
+            if not self._queue and not pulse.due:
                 self._dropped = 0
                 self._wake = loop.create_future()
-                await self._wake
+                await woken(self._wake, pulse.next_in_s)
                 self._wake = None
                 continue
             for parcel in self._parcels():
@@ -415,6 +447,9 @@ class _Link:
             size += taken
         self._bytes -= size
         parcel = px.Parcel(envelopes=envelopes)
+        pulse = self._transport.pulse(self._peer)
+        if pulse.due:
+            pulse.stamp(parcel)
         if size <= PARCEL_BYTES_MAX:
             return [parcel]
         whole = parcel.SerializeToString()
@@ -428,6 +463,7 @@ class _Link:
         """Forget what waited for a connection that is gone, and say once why it went."""
         while self._queue and self._bytes > _OFFLINE_BYTES_MAX:
             self._bytes -= self._queue.popleft()[0]
+        self._why = reason
         event = "peer.refused" if refused else "peer.lost"
         trouble = reason if refused else event
         if trouble == self._trouble:

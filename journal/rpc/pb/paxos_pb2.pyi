@@ -11,14 +11,18 @@ class Empty(_message.Message):
     def __init__(self) -> None: ...
 
 class Parcel(_message.Message):
-    __slots__ = ("envelopes", "part", "more")
+    __slots__ = ("envelopes", "part", "more", "ping", "pong")
     ENVELOPES_FIELD_NUMBER: _ClassVar[int]
     PART_FIELD_NUMBER: _ClassVar[int]
     MORE_FIELD_NUMBER: _ClassVar[int]
+    PING_FIELD_NUMBER: _ClassVar[int]
+    PONG_FIELD_NUMBER: _ClassVar[int]
     envelopes: _containers.RepeatedCompositeFieldContainer[Envelope]
     part: bytes
     more: bool
-    def __init__(self, envelopes: _Optional[_Iterable[_Union[Envelope, _Mapping]]] = ..., part: _Optional[bytes] = ..., more: _Optional[bool] = ...) -> None: ...
+    ping: int
+    pong: int
+    def __init__(self, envelopes: _Optional[_Iterable[_Union[Envelope, _Mapping]]] = ..., part: _Optional[bytes] = ..., more: _Optional[bool] = ..., ping: _Optional[int] = ..., pong: _Optional[int] = ...) -> None: ...
 
 class Envelope(_message.Message):
     __slots__ = ("pre_vote", "pre_vote_reply", "prepare", "promise", "nack", "accept", "accepted", "heartbeat", "heartbeat_reply", "learn", "learned", "read_index", "read_index_reply", "take_over")
