@@ -221,7 +221,7 @@ class Node:
         found = self._log.recover(self.space.applied, membership, config.limits.window_slots_max)
         self._core = Paxos(
             config.paxos,
-            Recovered(found.promised, self.space.applied, found.accepted, found.memberships),
+            Recovered(found.promised, self.space.applied, found.accepted, found.memberships, found.lost),
             rng=rng,
             now=self._started,
         )
@@ -240,7 +240,7 @@ class Node:
         self._read_ids = 0
         self._reads = 0
 
-        self._log_writes: list[Write] = []
+        self._log_writes: list[Write] = list(found.mended)
         self._space_writes: list[Write] = []
         self._space_writes_since = 0.0
         self._after_write: list[Envelope] = []
