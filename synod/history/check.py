@@ -8,7 +8,8 @@ stands: no order has to be searched for, only checked. In this order:
 3. real time: what was seen before an operation began is below it;
 4. the replay: every commit's conditions and effects against a naive model;
 5. rejections: each receipt was true at some moment between question and answer;
-6. reads: fresh enough, never backwards for a client, and exactly the model's state.
+6. reads: fresh enough, never backwards for a client, and exactly the model's state;
+7. leases: none ends before its term, or is said to be gone while it lives.
 
 The report's first violation is the earliest in time, as one fault often has many
 consequences.
@@ -17,8 +18,8 @@ consequences.
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
-from collections.abc import Iterable
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable
 from itertools import zip_longest
 
 from synod.history.format import (
@@ -31,6 +32,9 @@ from synod.history.format import (
     GetAsked,
     History,
     HistoryInvalid,
+    KeepAliveAsked,
+    KeptAlive,
+    LeaseGone,
     OfferAsked,
     Operation,
     OutcomeAsked,
@@ -60,13 +64,14 @@ class _Check:
         self.history = history
         self.report = Report(history)
         self.commits: dict[int, Commit] = {}  # the final history
-        self.last = 0
+        self.last = history.base.revision
         self.offers: dict[str, Operation] = {}  # by label
         self.committed: list[tuple[int, int, Operation]] = []  # (invoked, revision, operation), in time
         self.invocations: list[int] = []
         self.lowest_later: list[int] = []  # by index of an invocation: the lowest revision from there on
         self.seen = Seen(())
-        self.model = Model()
+        self.base = history.base.revision
+        self.model = Model(self.base, history.base.items)
 
     def violated(self, time: int, rule: Rule, text: str, *operations: Operation | None) -> None:
         involved = tuple(operation for operation in operations if operation is not None)
@@ -82,6 +87,7 @@ class _Check:
         self._rejections()
         self._reads()
         self._outcomes()
+        self._leases()
         self._chains()
         return self.report
 
@@ -105,7 +111,7 @@ class _Check:
     def _tails(self) -> None:
         source: dict[int, Operation] = {}
         finals: list[tuple[int, Operation]] = []
-        covered = 0
+        covered = self.base
         whole: list[Operation] = []
         for operation in self.history.operations:
             asked = operation.asked
@@ -238,7 +244,7 @@ class _Check:
 
     def _window(self, operation: Operation) -> tuple[int, int]:
         """Return the (lowest, highest) revision at which ``operation`` may have taken effect."""
-        lowest, _ = self.seen.before(operation.invoked)
+        lowest = max(self.base, self.seen.before(operation.invoked)[0])
         end = operation.completed if operation.completed is not None else operation.invoked
         index = bisect_right(self.invocations, end)
         highest = self.lowest_later[index] - 1
@@ -247,7 +253,7 @@ class _Check:
     # -- 4. the replay ------------------------------------------------------------------
 
     def _replay(self) -> None:
-        for revision in range(1, self.last + 1):
+        for revision in range(self.base + 1, self.last + 1):
             commit = self.commits.get(revision)
             if commit is None:  # the gap was reported with the tails
                 self.model.apply(revision, {})
@@ -341,7 +347,8 @@ class _Check:
             )
             self.violated(time, Rule.RECEIPT, text, operation)
         winner = self.commits.get(receipt.revision)
-        if receipt.label and (winner is None or winner.label != receipt.label):
+        told = receipt.label and receipt.revision > self.base
+        if told and (winner is None or winner.label != receipt.label):
             text = f"the receipt names {receipt.label!r} as the winner at revision {receipt.revision}"
             self.violated(time, Rule.RECEIPT, text, operation)
 
@@ -482,6 +489,61 @@ class _Check:
                 text = f"{asked.label!r} stands at {revision or 'no revision'}"
                 offer = self.offers.get(asked.label)
                 self.violated(operation.completed or 0, Rule.OUTCOME, text, offer, operation)
+
+    def _leases(self) -> None:
+        """An expiry is decided before anybody can see it; so it must not be seen before the term ends
+        that began, at the earliest, when the grant or the keep-alive was sent."""
+        expired = {
+            int(words[1]): revision
+            for revision, commit in self.commits.items()
+            if not commit.client and (words := EXPIRY_LABEL.fullmatch(commit.label))
+        }
+        shown = self._shown()
+        for operation in self.history.operations:
+            asked, answer = operation.asked, operation.answer
+            terms: list[tuple[int, int]] = []
+            if isinstance(asked, OfferAsked) and isinstance(answer, Accepted):
+                terms = [(m["lease_grant"], m["ttl_ms"]) for m in asked.mutations if "lease_grant" in m]
+            elif isinstance(asked, KeepAliveAsked) and isinstance(answer, KeptAlive):
+                self.report.counts["keep-alives"] += 1
+                terms = [(asked.lease, answer.ttl_ms)]
+            elif isinstance(asked, KeepAliveAsked) and isinstance(answer, LeaseGone):
+                _, highest = self._window(operation)
+                if self.model.at(highest).lease_exists(asked.lease):
+                    text = f"lease {asked.lease} exists at revision {highest}"
+                    self.violated(operation.completed or 0, Rule.LEASE_GONE, text, operation)
+            for lease, ttl_ms in terms:
+                revision = expired.get(lease)
+                if revision is None:
+                    continue
+                time, witness = shown(revision)
+                early = operation.invoked + ttl_ms * 1_000_000 - time
+                if early > 0:
+                    text = (
+                        f"lease {lease} expired at revision {revision}, which was seen {early / 1e6:.0f} ms "
+                        f"before its term of {ttl_ms} ms was over"
+                    )
+                    self.violated(time, Rule.LEASE_TERM, text, operation, witness)
+
+    def _shown(self) -> Callable[[int], tuple[int, Operation]]:
+        """Return a function from a revision to when it was first seen to exist, and by whom."""
+        seen = sorted(
+            (
+                (revision, time, operation)
+                for each in self.history.operations
+                for time, revision, operation in observations(each)
+            ),
+            key=lambda item: item[:2],
+        )
+        revisions = [revision for revision, _, _ in seen]
+        earliest: list[tuple[int, Operation]] = []
+        for _, time, operation in reversed(seen):
+            if not earliest or time < earliest[-1][0]:
+                earliest.append((time, operation))
+            else:
+                earliest.append(earliest[-1])
+        earliest.reverse()
+        return lambda revision: earliest[bisect_left(revisions, revision)]
 
     def _chains(self) -> None:
         by_slot: dict[int, tuple[int, str]] = {}

@@ -15,7 +15,7 @@ import trio
 from journal.client import Journal, OfferRejected, OffersUnresolved, OfferUnknown
 from journal.client.journal import DEFAULT, Timeout
 from journal.connection import LINEARIZABLE, Connection, Connector, Consistency, Level
-from journal.errors import JournalError
+from journal.errors import JournalError, LeaseNotFound
 from journal.offers import (
     Adjust,
     Delete,
@@ -216,6 +216,36 @@ class RecordingClient:
         next_key = None if reply.next_key is None else text(reply.next_key)
         self._recorder.complete(self.name, number, revision=reply.revision, items=items, next=next_key)
         return reply.revision
+
+    async def keep_alive(self, lease: int) -> bool:
+        """Give a lease a full term; False: it is gone, or nobody answered."""
+        number = self._recorder.number()
+        self._recorder.invoke(self.name, number, "keep_alive", lease=lease)
+        try:
+            ttl_ms = await self.journal.keep_alive(lease)
+        except LeaseNotFound:
+            self._recorder.complete(self.name, number, lease_gone=True)
+            return False
+        except JournalError as error:
+            self._recorder.complete(self.name, number, **error_json(error))
+            return False
+        self._recorder.complete(self.name, number, ttl_ms=ttl_ms)
+        return True
+
+    async def tail(self, after: int, prefixes: Sequence[bytes] = ()) -> None:
+        """Follow until cancelled, or until the history before is compacted away."""
+        number = self._recorder.number()
+        name = f"{self.name}-tail-{number}"
+        asked = [text(prefix) for prefix in prefixes]
+        self._recorder.invoke(name, number, "tail", after=after, prefixes=asked)
+        try:
+            async with self.journal.tail(after, prefixes) as messages:
+                async for message in messages:
+                    if message.last >= message.first:
+                        commits = [commit_json(commit) for commit in message.commits]
+                        self._recorder.message(name, number, message.first, message.last, commits)
+        except JournalError as error:
+            self._recorder.complete(name, number, **error_json(error))
 
 
 async def record_tail(

@@ -82,7 +82,14 @@ class CompactAsked:
     revision: int
 
 
-Asked = OfferAsked | GetAsked | ScanAsked | TailAsked | OutcomeAsked | CompactAsked
+@dataclass(frozen=True, slots=True)
+class KeepAliveAsked:
+    """Give a lease a full term from now."""
+
+    lease: int
+
+
+Asked = OfferAsked | GetAsked | ScanAsked | TailAsked | OutcomeAsked | CompactAsked | KeepAliveAsked
 
 
 # -- what was answered ------------------------------------------------------------
@@ -149,7 +156,30 @@ class Ended:
     """A tail was closed, or a compaction was done."""
 
 
-Answer = Accepted | Rejected | Unknown | Refused | GetAnswered | ScanAnswered | Absent | Ended
+@dataclass(frozen=True, slots=True)
+class KeptAlive:
+    """The lease lives for ``ttl_ms`` at least, counted from the invocation."""
+
+    ttl_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseGone:
+    """A keep-alive: there is no such lease any more."""
+
+
+Answer = (
+    Accepted
+    | Rejected
+    | Unknown
+    | Refused
+    | GetAnswered
+    | ScanAnswered
+    | Absent
+    | Ended
+    | KeptAlive
+    | LeaseGone
+)
 
 
 class Change(NamedTuple):
@@ -214,6 +244,14 @@ class Chain:
     chain: str
 
 
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What the space held when the recording began, where that was not its own beginning."""
+
+    revision: int = 0
+    items: tuple[tuple[str, Record], ...] = ()
+
+
 @dataclass(slots=True)
 class History:
     operations: list[Operation] = field(default_factory=list)
@@ -221,6 +259,7 @@ class History:
     chains: list[Chain] = field(default_factory=list)
     foreign_any: bool = False
     """Commits of clients that were not recorded are expected (demo: schedulers, agents)."""
+    base: Base = field(default_factory=Base)
 
 
 # -- JSON to objects --------------------------------------------------------------
@@ -248,6 +287,8 @@ def _asked(kind: str, o: Mapping[str, Any]) -> Asked:
         return OutcomeAsked(o["label"])
     if kind == "compact":
         return CompactAsked(o["revision"])
+    if kind == "keep_alive":
+        return KeepAliveAsked(o["lease"])
     raise HistoryInvalid(f"unknown kind {kind!r}")
 
 
@@ -274,6 +315,10 @@ def _answer(o: Mapping[str, Any]) -> Answer:
         return Absent()
     if "ended" in o:
         return Ended()
+    if "ttl_ms" in o:
+        return KeptAlive(o["ttl_ms"])
+    if "lease_gone" in o:
+        return LeaseGone()
     raise HistoryInvalid(f"a completion without a known answer: {sorted(o)}")
 
 
@@ -343,6 +388,11 @@ def _take(history: History, running: dict[tuple[str, int], Operation], o: Mappin
         operation.messages.append(Message(o["t"], o["first"], o["last"], commits))
     elif event == "note":
         history.notes.append(Note(o["t"], o["text"]))
+    elif event == "base":
+        if history.base.revision:
+            raise HistoryInvalid("a second base: a history has one beginning")
+        items = tuple((key, _record(record)) for key, record in o["items"])
+        history.base = Base(o["revision"], items)
     elif event == "chain":
         history.chains.append(Chain(o["t"], o["node"], o["slot"], o["chain"]))
     else:

@@ -1,9 +1,10 @@
 """Load that is worth checking: clients that read, claim, create, delete and tail, all recorded.
 
 ``python -m synod.history.load`` is one client process: several clients, each with a connection
-of its own and a few workers, until SIGTERM. Few keys, so that conflicts are common; every kind
-of condition and mutation, so that the check has something to say about each; a pause between
-two operations of a worker, because the aim is many different interleavings, not throughput.
+of its own and a few workers of one kind (``synod.history.kinds``), until SIGTERM. Few keys, so
+that conflicts are common; every kind of condition and mutation, so that the check has something to
+say about each; a pause between two operations of a worker, because the aim is many different
+interleavings, not throughput.
 """
 
 from __future__ import annotations
@@ -33,8 +34,10 @@ from journal.offers import (
     prefix_range,
 )
 from synod.history.client import RecordingClient, commit_json
+from synod.history.kinds import KINDS, Kind, make
 from synod.history.record import Recorder
 
+MIXED = "mixed"
 COUNTERS = [b"load/counter/%d" % i for i in range(5)]
 ITEMS = [b"load/item/%02d" % i for i in range(24)]
 ITEM_RANGE = prefix_range(b"load/item/")
@@ -55,6 +58,10 @@ class Worker:
     lease: int = 0
     seen: int = 0
     """The revision of its last read."""
+
+    async def setup(self) -> None:
+        capacity = msgpack.packb({"cpu": CAPACITY_CPU, "ports": []})
+        await self.client.offer(Offer((Put(CAPACITY, capacity),), expect=((CAPACITY, 0),)))
 
     def _value(self) -> bytes:
         return self.rng.randbytes(VALUE_BYTES // 2).hex().encode()
@@ -160,48 +167,58 @@ class Worker:
         await self.client.scan(b"load/", b"load0", self._consistency())
 
 
+def _worker(kind: str, client: RecordingClient, rng: random.Random, name: str) -> Kind:
+    return Worker(client, rng) if kind == MIXED else make(kind, client, rng, name)
+
+
 async def _client(
-    name: str, endpoints: list[str], cluster: str | None, recorder: Recorder, load: Load, stop: trio.Event
+    name: str,
+    kind: str,
+    endpoints: list[str],
+    cluster: str | None,
+    recorder: Recorder,
+    load: Load,
+    stop: trio.Event,
 ) -> None:
     rng = random.Random(f"{load.seed}/{name}")
     async with connect(endpoints, cluster=cluster) as journal:
         setup = RecordingClient(journal, recorder, f"{name}-setup")
-        capacity = msgpack.packb({"cpu": CAPACITY_CPU, "ports": []})
-        await setup.offer(Offer((Put(CAPACITY, capacity),), expect=((CAPACITY, 0),)))
+        await _worker(kind, setup, rng, name).setup()
         async with trio.open_nursery() as nursery:
-            tail = Follower(journal, recorder, f"{name}-tail")
+            tail = Follower(journal, recorder, f"{name}-tail", load.after)
             if load.tail:
                 nursery.start_soon(tail.run)
             async with trio.open_nursery() as workers:
-                for _ in range(load.workers):
-                    worker = Worker(RecordingClient(journal, recorder, name), random.Random(rng.random()))
-                    workers.start_soon(_work, worker, load.pause_s, stop)
+                for number in range(load.workers):
+                    client = RecordingClient(journal, recorder, name)
+                    worker = _worker(kind, client, random.Random(rng.random()), f"{name}.{number}")
+                    workers.start_soon(_work, worker, load.pause_s, random.Random(rng.random()), stop)
             if load.tail:
                 await tail.reach(journal.seen)
             nursery.cancel_scope.cancel()
 
 
-async def _work(worker: Worker, pause_s: float, stop: trio.Event) -> None:
+async def _work(worker: Kind, pause_s: float, rng: random.Random, stop: trio.Event) -> None:
     while not stop.is_set():
         await worker.step()
-        with trio.move_on_after(worker.rng.uniform(0, 2 * pause_s)):
+        with trio.move_on_after(rng.uniform(0, 2 * pause_s)):
             await stop.wait()
 
 
 class Follower:
     """The client's own tail, recorded: it goes on at another node when its node fails."""
 
-    def __init__(self, journal: Journal, recorder: Recorder, name: str) -> None:
+    def __init__(self, journal: Journal, recorder: Recorder, name: str, after: int = 0) -> None:
         self._journal = journal
         self._recorder = recorder
         self._name = name
-        self._position = 0
+        self._position = after
         self._moved = trio.Event()
 
     async def run(self) -> None:
         number = self._recorder.number()
-        self._recorder.invoke(self._name, number, "tail", after=0)
-        async with self._journal.tail(0) as messages:
+        self._recorder.invoke(self._name, number, "tail", after=self._position)
+        async with self._journal.tail(self._position) as messages:
             async for message in messages:
                 if isinstance(message, TailMessage) and message.last >= message.first:
                     commits = [commit_json(commit) for commit in message.commits]
@@ -227,6 +244,10 @@ class Load:
     seed: int = 0
     tail: bool = True
     name: str = field(default="load")
+    kinds: tuple[str, ...] = (MIXED,)
+    """What its clients are, in turn: ``mixed``, or one of ``kinds.KINDS``."""
+    after: int = 0
+    """From where its tails follow."""
 
 
 async def run(endpoints: list[str], cluster: str | None, recorder: Recorder, load: Load) -> None:
@@ -244,7 +265,8 @@ async def run(endpoints: list[str], cluster: str | None, recorder: Recorder, loa
             async with trio.open_nursery() as clients:
                 for number in range(load.clients):
                     name = f"{load.name}{number}"
-                    clients.start_soon(_client, name, endpoints, cluster, recorder, load, stop)
+                    kind = load.kinds[number % len(load.kinds)]
+                    clients.start_soon(_client, name, kind, endpoints, cluster, recorder, load, stop)
             nursery.cancel_scope.cancel()
 
 
@@ -259,9 +281,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--pause-s", type=float, default=0.02)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-tail", action="store_true")
+    parser.add_argument("--kinds", default=MIXED, help=f"{MIXED}, {', '.join(KINDS)}; with commas")
+    parser.add_argument("--after", type=int, default=0, help="from which revision on its tails follow")
     o = parser.parse_args(arguments)
+    kinds = tuple(o.kinds.split(","))
+    if unknown := [kind for kind in kinds if kind != MIXED and kind not in KINDS]:
+        parser.error(f"--kinds: there is no kind {unknown[0]!r}")
     recorder = Recorder(o.file)
-    load = Load(o.clients, o.workers, o.pause_s, o.seed, not o.no_tail, o.name)
+    load = Load(o.clients, o.workers, o.pause_s, o.seed, not o.no_tail, o.name, kinds, o.after)
     try:
         trio.run(run, o.endpoints.split(","), o.cluster, recorder, load)
     finally:

@@ -9,7 +9,7 @@ does not care about speed.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -72,11 +72,15 @@ def encode(value: Any) -> str:
 class Model:
     """All revisions of a space."""
 
-    def __init__(self) -> None:
-        self.revision = 0
+    def __init__(self, revision: int = 0, items: Iterable[tuple[str, Record]] = ()) -> None:
+        """Begin at ``revision``, where the space held ``items``."""
+        self.revision = revision
         self._versions: dict[str, list[Version]] = {}
         self._mods: dict[str, list[int]] = {}
         self._leases: dict[int, list[tuple[int, bool]]] = {}  # lease -> (revision, exists from there on)
+        for key, record in items:
+            version = Version(record.mod, record.create, record.version, record.lease, record.value)
+            self._versions[key], self._mods[key] = [version], [record.mod]
 
     def at(self, revision: int) -> State:
         """Return the state after ``revision``."""

@@ -69,9 +69,13 @@ class Recorder:
         event = {"event": "message", "client": client, "op": op, "t": now, "first": first, "last": last}
         self._write({**event, "commits": commits})
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, **facts: Any) -> None:
         """Say what was done to the cluster (a kill, a pause), for the reader of a report."""
-        self._write({"event": "note", "t": self._clock_ns(), "text": text})
+        self._write({"event": "note", "t": self._clock_ns(), "text": text, **facts})
+
+    def base(self, revision: int, items: list[Any]) -> None:
+        """Say what the space held before anything that is recorded here."""
+        self._write({"event": "base", "t": self._clock_ns(), "revision": revision, "items": items})
 
     def chain(self, node: int, slot: int, chain: str) -> None:
         self._write({"event": "chain", "t": self._clock_ns(), "node": node, "slot": slot, "chain": chain})

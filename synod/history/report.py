@@ -11,6 +11,8 @@ from synod.history.format import (
     GetAnswered,
     GetAsked,
     History,
+    KeepAliveAsked,
+    KeptAlive,
     OfferAsked,
     Operation,
     OutcomeAsked,
@@ -46,6 +48,8 @@ class Rule(Enum):
     STALE_READ = "a read sees everything that it must have seen"
     BACKWARDS = "a client never goes backwards"
     READ_CONTENT = "a read returns the space at its revision"
+    LEASE_TERM = "a lease lives for a full term after it was granted or kept alive"
+    LEASE_GONE = "a lease is said to be gone only when it is"
     OUTCOME = "an outcome query agrees with the history"
     CHAINS = "nodes that folded the same slots have the same chain"
 
@@ -129,6 +133,8 @@ def _asked(operation: Operation) -> str:
         return f"tail{node} after {asked.after}"
     if isinstance(asked, OutcomeAsked):
         return f"outcome of {asked.label!r}"
+    if isinstance(asked, KeepAliveAsked):
+        return f"keep lease {asked.lease} alive"
     return f"compact below {asked.revision}"
 
 
@@ -150,6 +156,8 @@ def _answered(operation: Operation) -> str:
         return _short(f"revision {answer.revision}: {list(answer.records)}")
     if isinstance(answer, ScanAnswered):
         return f"revision {answer.revision}: {len(answer.items)} keys"
+    if isinstance(answer, KeptAlive):
+        return f"alive for {answer.ttl_ms} ms"
     return type(answer).__name__.lower() if answer is not None else "no answer"
 
 
