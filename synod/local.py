@@ -25,7 +25,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from synod.local_state import (
     HOST,
@@ -73,12 +73,13 @@ class LocalCluster:
         agents: int = 0,
         base_port: int | None = None,
         *,
+        endpoints: Sequence[str] = (),
         node_args: Sequence[str] = (),
         agent_args: Sequence[str] = (),
-    ) -> LocalCluster:
+    ) -> Self:
         """Plan a new cluster; nothing is started. ``base_port`` None takes free ports; else node n
-        listens on ``base_port + n``. ``node_args`` and ``agent_args`` are more arguments for each
-        ``synod node`` and ``synod agent``.
+        listens on ``base_port + n``, or where ``endpoints`` says. ``node_args`` and ``agent_args`` are
+        more arguments for each ``synod node`` and ``synod agent``.
 
         Raises ``LocalClusterError`` where the folder holds a cluster already or cannot be made.
         """
@@ -90,7 +91,10 @@ class LocalCluster:
             raise LocalClusterError(f"base port {base_port} leaves no valid ports for {nodes} nodes")
         state = State(
             cluster=f"synod-{secrets.token_hex(6)}",
-            nodes=[NodePlan(n, f"{HOST}:{port}") for n, port in enumerate(ports, 1)],
+            nodes=[
+                NodePlan(n, endpoint)
+                for n, endpoint in enumerate(endpoints or [f"{HOST}:{port}" for port in ports], 1)
+            ],
             agents=[AgentPlan(n) for n in range(1, agents + 1)],
             node_args=list(node_args),
             agent_args=list(agent_args),
@@ -434,11 +438,14 @@ class LocalCluster:
         inherited = os.environ.get("PYTHONPATH")
         environment = {key: value for key, value in os.environ.items() if not key.startswith("SYNOD_")}
         environment["PYTHONPATH"] = f"{source}{os.pathsep}{inherited}" if inherited else source
-        whole = [sys.executable, "-P", "-m", "synod", *command]
-        ref = self._children.spawn(whole, self.log(name), environment)
+        ref = self._children.spawn(self._command(name, command), self.log(name), environment)
         state.running[name] = ref
         self._file.write(state)
         return ref
+
+    def _command(self, _name: str, command: Sequence[str]) -> list[str]:
+        """Return how ``synod COMMAND`` is run on this machine."""
+        return [sys.executable, "-P", "-m", "synod", *command]
 
     def _kill(self, name: str, sig: signal.Signals) -> None:
         with self._file.locked():
