@@ -90,7 +90,9 @@ class HttpServer:
             return False
         reply = self._reply(request)
         headers = [("content-type", reply.content_type), ("content-length", str(len(reply.body)))]
-        sent: list[h11.Event] = [h11.Response(status_code=reply.status, headers=headers)]
+        sent: list[h11.Event] = [
+            h11.Response(status_code=reply.status, reason=reply.status.phrase, headers=headers)
+        ]
         if request.method != b"HEAD":
             sent.append(h11.Data(data=reply.body))
         await stream.send_all(

@@ -60,7 +60,7 @@ from journal.paxos.effects import Effects, SendEntries
 from journal.paxos.membership import Membership
 from journal.paxos.messages import AcceptedValue, Envelope, Learned
 from journal.space import Space
-from journal.status import Alarm, LinkStatus, PeerStatus, alarms_of, health_of, not_ready
+from journal.status import DISK_FREE_BYTES_MIN, Alarm, LinkStatus, PeerStatus, alarms_of, health_of, not_ready
 from journal.status import NodeMember as NodeMember
 from journal.status import NodeStatus as NodeStatus
 from journal.storage import Storage, Write
@@ -136,7 +136,7 @@ class NodeConfig:
     """How long folded state may wait for a log write to ride with."""
     pipeline_slots_max: int = 4
     """Slots in flight past which a part-full entry waits for more offers."""
-    disk_free_bytes_min: int = 512 * 1024 * 1024
+    disk_free_bytes_min: int = DISK_FREE_BYTES_MIN
     """With less than this left on the data folder's file system, ``health`` raises an alarm."""
 
     def validate(self) -> None:

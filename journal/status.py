@@ -15,6 +15,8 @@ from journal.types import NodeId, Revision, Slot
 READY_LAG_SLOTS_MAX = 100
 """Under load every follower is a little behind, and is ready all the same."""
 
+DISK_FREE_BYTES_MIN = 512 * 1024 * 1024
+
 WRITE_SLOW_S = 1.0
 """A write to the disk that takes longer than this is worth an alarm: elections are near."""
 

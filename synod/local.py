@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Self
 
 from synod.local_state import (
     HOST,
+    HTTP_PORT_ABOVE,
     AgentPlan,
     LocalClusterError,
     NoCluster,
@@ -87,7 +88,7 @@ class LocalCluster:
             raise LocalClusterError(f"a cluster has 1 to {NODES_MAX} nodes, not {nodes} (3 or 5 are usual)")
         cluster = cls(Path(folder).absolute())
         ports = free_ports(nodes) if base_port is None else [base_port + n for n in range(1, nodes + 1)]
-        if ports[-1] > 65_535 or ports[0] < 1:
+        if ports[-1] + HTTP_PORT_ABOVE > 65_535 or ports[0] < 1:
             raise LocalClusterError(f"base port {base_port} leaves no valid ports for {nodes} nodes")
         state = State(
             cluster=f"synod-{secrets.token_hex(6)}",
@@ -418,6 +419,7 @@ class LocalCluster:
         members = ",".join(f"{other.node}={other.endpoint}" for other in state.nodes)
         command = ["node", "--node", str(plan.node), "--dir", str(self.node_folder(plan.node))]
         command += ["--listen", plan.endpoint, "--cluster", state.cluster, "--members", members]
+        command += ["--http-listen", plan.http]
         command += state.node_args
         if not plan.created:
             command.append("--create")

@@ -19,6 +19,8 @@ from pathlib import Path
 from synod.processes import ProcessRef
 
 FORMAT = 1
+HTTP_PORT_ABOVE = 100
+"""A node serves its metrics so far above the port of its endpoint."""
 HOST = "127.0.0.1"
 
 # Below the range from which the kernel takes ports for outgoing connections (32768 and up on
@@ -56,6 +58,11 @@ class NodePlan:
     @property
     def port(self) -> int:
         return int(self.endpoint.rpartition(":")[2])
+
+    @property
+    def http(self) -> str:
+        """Where it serves ``/metrics``, ``/livez`` and ``/readyz``."""
+        return f"{self.endpoint.rpartition(':')[0]}:{self.port + HTTP_PORT_ABOVE}"
 
 
 @dataclass(slots=True)
@@ -143,19 +150,21 @@ def port_is_free(port: int) -> bool:
 
 
 def require_free(plan: NodePlan) -> None:
-    if not port_is_free(plan.port):
-        raise PortInUse(
-            f"node {plan.node} cannot listen on {plan.endpoint}: another process has port {plan.port}. "
-            "Stop that one, or choose other ports for a new cluster with --base-port and --dir"
-        )
+    for port in (plan.port, plan.port + HTTP_PORT_ABOVE):
+        if not port_is_free(port):
+            what = plan.endpoint if port == plan.port else f"{plan.http} for its metrics"
+            raise PortInUse(
+                f"node {plan.node} cannot listen on {what}: another process has port {port}. "
+                "Stop that one, or choose other ports for a new cluster with --base-port and --dir"
+            )
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ``count`` neighbouring ports on which nobody listens now."""
+    """Return ``count`` neighbouring ports on which nobody listens now, nor ``HTTP_PORT_ABOVE`` them."""
     rng = random.SystemRandom()
     for _ in range(200):
         first = rng.choice(_FREE_PORTS[:-count])
         ports = list(range(first, first + count))
-        if all(port_is_free(port) for port in ports):
+        if all(port_is_free(port) and port_is_free(port + HTTP_PORT_ABOVE) for port in ports):
             return ports
     raise LocalClusterError("no free ports found on this machine; choose some with --base-port")

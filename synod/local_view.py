@@ -29,6 +29,8 @@ class NodeView:
     said: NodeStatus | None
     why: str
     """Why it says nothing; empty where it does."""
+    http: str = ""
+    """Where it serves its metrics, if that is known."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the node for ``synod status --json``."""
@@ -37,6 +39,7 @@ class NodeView:
             "endpoint": self.endpoint,
             "role": self.role,
             "pid": self.pid,
+            "http": self.http or None,
             "health": self.why or (self.said.health if self.said else "unknown"),
         }
         if self.said:
@@ -51,13 +54,14 @@ def view_of(
 ) -> NodeView:
     """Return a node as it is seen; ``answer``: its status, why it gave none, or None if it was not asked."""
     if ref is None:
-        return NodeView(plan.node, plan.endpoint, None, "down", None, "not running")
+        return NodeView(plan.node, plan.endpoint, None, "down", None, "not running", plan.http)
     if paused:
-        return NodeView(plan.node, plan.endpoint, ref.pid, "paused", None, "stopped by a signal (SIGSTOP)")
+        why = "stopped by a signal (SIGSTOP)"
+        return NodeView(plan.node, plan.endpoint, ref.pid, "paused", None, why, plan.http)
     if answer is None or isinstance(answer, str):
         why = answer or "does not answer"
-        return NodeView(plan.node, plan.endpoint, ref.pid, "unreachable", None, why)
-    return NodeView(plan.node, plan.endpoint, ref.pid, answer.role, answer, "")
+        return NodeView(plan.node, plan.endpoint, ref.pid, "unreachable", None, why, plan.http)
+    return NodeView(plan.node, plan.endpoint, ref.pid, answer.role, answer, "", plan.http)
 
 
 def ballot_of(view: NodeView) -> tuple[int, int]:

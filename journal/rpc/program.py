@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import logging
 import random
+import shutil
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -35,6 +37,7 @@ from journal.rpc import bridge
 from journal.rpc.edge import EdgeLimits
 from journal.rpc.peers import GrpcTransport
 from journal.rpc.server import ListenFailed, Server
+from journal.status import DISK_FREE_BYTES_MIN
 from journal.storage import Storage
 from journal.storage.identity import open_folder, read_identity
 from journal.types import NodeId
@@ -65,6 +68,10 @@ class NodeOptions:
     edge_limits: EdgeLimits = field(default_factory=EdgeLimits)
     election_timeout_s: float = 1.0
     heartbeat_interval_s: float = 0.1
+    http_listen: str = ""
+    """Where ``/metrics``, ``/livez`` and ``/readyz`` are served, ``host:port``. Empty: nowhere."""
+    disk_free_bytes_min: int = DISK_FREE_BYTES_MIN
+    """With less than this left on the data folder's file system, ``health`` raises an alarm."""
     log_level: str = "info"
     log_format: str = "kv"
 
@@ -94,6 +101,7 @@ class NodeOptions:
             cluster=self.cluster,
             endpoint=endpoint,
             limits=self.limits,
+            disk_free_bytes_min=self.disk_free_bytes_min,
             paxos=PaxosConfig(
                 node=NodeId(self.node),
                 window_slots_max=self.limits.window_slots_max,
@@ -167,10 +175,13 @@ async def _run_node(options: NodeOptions, log: FilteringBoundLogger) -> None:
             log=log,
             membership=membership,
             incarnation=incarnation,
+            links=transport.links,
+            disk_free=lambda: shutil.disk_usage(options.dir).free,
         )
         transport.identify(node)
         server = Server(node, transport, listen=options.listen, log=log, limits=options.edge_limits)
-        await run_served(node, server, log)
+        watched = await _watched(node, options.http_listen, log) if options.http_listen else None
+        await run_served(node, server, log, watched)
     finally:
         storage.close()
 
@@ -201,8 +212,30 @@ def _first_membership(
     return first, identity.incarnation
 
 
-async def run_served(node: Node, server: Server, log: FilteringBoundLogger) -> None:
-    """Run a node behind its server until it stops. Raises ``ListenFailed`` or ``StorageError``."""
+async def _watched(node: Node, listen: str, log: FilteringBoundLogger) -> Callable[[], Awaitable[None]]:
+    """Listen for those who watch the node; return what serves them. Raises ``ListenFailed``."""
+    # Here and not above: who has no HTTP port need not wait for it.
+    from journal.http import HttpServer, listeners
+    from journal.metrics import pages
+
+    try:
+        sockets = await listeners(listen)
+    except (ValueError, OSError) as error:
+        raise ListenFailed(f"cannot listen on {listen} for HTTP: {error}") from None
+    log.info("http.listening", listen=listen)
+    return partial(HttpServer(pages(node), log).serve, sockets)
+
+
+async def run_served(
+    node: Node,
+    server: Server,
+    log: FilteringBoundLogger,
+    watched: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """Run a node behind its server until it stops, and beside it what serves those who watch it.
+
+    Raises ``ListenFailed`` or ``StorageError``.
+    """
     side = bridge.host()
     failure: ListenFailed | StorageError | None = None
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -214,6 +247,8 @@ async def run_served(node: Node, server: Server, log: FilteringBoundLogger) -> N
                     node.stop()
 
             nursery.start_soon(stop_on_signal)
+            if watched is not None:
+                nursery.start_soon(watched)
             try:
                 await side.run(server.start)
                 await node.run()

@@ -59,6 +59,19 @@ def parse_members(text: str) -> tuple[tuple[int, str], ...]:
 @click.option("--listen", required=True, metavar="HOST:PORT", help="Where it listens.")
 @click.option("--cluster", required=True, metavar="ID", help="The cluster's id; the same on all nodes.")
 @click.option("--members", required=True, metavar="N=HOST:PORT,…", help="All nodes, this one included.")
+@click.option(
+    "--http-listen",
+    metavar="HOST:PORT",
+    help="Where /metrics, /livez and /readyz are served. Without it: nowhere.",
+)
+@click.option(
+    "--alarm-disk-free-mib",
+    type=click.IntRange(0),
+    default=512,
+    show_default=True,
+    metavar="MIB",
+    help="Raise an alarm when less than this is left on the disk.",
+)
 @click.option("--create", is_flag=True, help="Make the data folder: only at this node's very first start.")
 @click.option(
     "--election-timeout-ms", type=click.IntRange(50, 60_000), default=1_000, show_default=True, metavar="MS"
@@ -74,6 +87,8 @@ def node(
     listen: str,
     cluster: str,
     members: str,
+    http_listen: str | None,
+    alarm_disk_free_mib: int,
     create: bool,
     election_timeout_ms: int,
     heartbeat_interval_ms: int,
@@ -99,6 +114,8 @@ def node(
             create=create,
             election_timeout_s=election_timeout_ms / 1000,
             heartbeat_interval_s=heartbeat_interval_ms / 1000,
+            http_listen=parse_endpoints(http_listen, "--http-listen")[0] if http_listen else "",
+            disk_free_bytes_min=alarm_disk_free_mib << 20,
             log_level=log_level,
             log_format=log_format,
         )
