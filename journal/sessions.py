@@ -126,6 +126,9 @@ class Sessions:
     def __contains__(self, client: bytes) -> bool:
         return client in self._sessions
 
+    def get(self, client: bytes) -> Session | None:
+        return self._sessions.get(client)
+
     def find(self, client: bytes, sequence: int, base: int | None = None) -> Verdict | None:
         """Return what is known of an offer id. With ``base``, ``EXPIRED`` where the id may belong to
         a forgotten past."""
@@ -150,7 +153,7 @@ class Sessions:
             self._forget(client, writes)
 
     def open(self, client: bytes, acked: int, base: int, writes: list[Write]) -> Session | None:
-        """Return the session for a batch of ``client``; None where its offers are expired."""
+        """Return the session for a batch of ``client``; None where only what ``find`` knows may be told."""
         session = self._sessions.get(client)
         if session is None:
             if base < self.forgotten_floor:

@@ -266,8 +266,8 @@ class Space:
         if client:
             session = self._sessions.open(client, acked, base, writes)
             if session is None:
-                raw = verdict_to_raw(EXPIRED)
-                return [EXPIRED] * len(offers), [[index, raw] for index in range(len(offers))]
+                known = [self._sessions.find(client, offer[0], base) or EXPIRED for offer in offers]
+                return known, [[index, verdict_to_raw(verdict)] for index, verdict in enumerate(known)]
         may_repeat = session is not None and offers[0][0] <= session.last
         verdicts: list[Verdict] = []
         skipped: list[Any] = []
@@ -467,6 +467,41 @@ class Space:
         """Return what became of an offer id; None: not folded here so far, or its client is forgotten."""
         return self._sessions.find(client, sequence)
 
+    def early_verdicts(self, client: bytes, base: int, offers: Sequence[Sequence[Any]]) -> dict[int, Verdict]:
+        """Return what can be said of a batch before it is proposed: verdicts by index in ``offers``.
+
+        That is ``seen``, else ``doomed``, of each offer; those of which nothing is known yet are not in it.
+        """
+        self._versions.trim()
+        session = self._sessions.get(client) if client else None
+        if client and base < (self._sessions.forgotten_floor if session is None else session.opened):
+            sequences = enumerate(offer[0] for offer in offers)
+            return {
+                index: self._sessions.find(client, sequence, base) or EXPIRED for index, sequence in sequences
+            }
+        last = -1 if session is None else session.last
+        compacted = self.compacted
+        find, load = self._versions.young.get, self._versions.load
+        found: dict[int, Verdict] = {}
+        for index, offer in enumerate(offers):
+            sequence, _label, at, reads, ranges, expect, _mutations = offer
+            if sequence <= last and session is not None:
+                verdict = session.find(sequence)
+                if verdict is not None:
+                    found[index] = verdict
+                    continue
+            if ranges or expect or (reads and at < compacted):
+                rejected = self._doomed(offer)
+                if rejected is not None:
+                    found[index] = rejected
+                continue
+            for key in reads:
+                record = find(key) or load(key)
+                if record[1] > at:
+                    found[index] = Rejected(Reason.READ, f"reads[{reads.index(key)}]", key, record[1])
+                    break
+        return found
+
     def doomed(self, offer: Sequence[Any]) -> Rejected | None:
         """Return the receipt of an offer (packed form) that no later slot can accept, else None.
 
@@ -475,9 +510,12 @@ class Space:
         from the one that the fold would give later, but it is a rejection there too. The caller
         must have asked ``seen`` first: an offer that was accepted dooms its own repetition.
         """
+        self._versions.trim()
+        return self._doomed(offer)
+
+    def _doomed(self, offer: Sequence[Any]) -> Rejected | None:
         at, reads, ranges, expect = offer[2:6]
         current = self._versions.current
-        self._versions.trim()
         if reads or ranges:
             if at < self.compacted:
                 return _bad_at(at, self.compacted, self.revision)

@@ -94,8 +94,9 @@ class Twin:
             if len(self.sessions) > self.sessions_max:
                 self._forget(next(iter(self.sessions)))
         session = self.sessions[client]
-        if base < session.opened:  # of before this client was forgotten
-            return [EXPIRED for _ in offers]
+        if base < session.opened:  # some are of before this client was forgotten
+            known = [offer[0] if offer[0] >= session.floor else -1 for offer in offers]
+            return [session.verdicts.get(sequence, EXPIRED) for sequence in known]
         session.floor = max(session.floor, acked)
         verdicts: list[Verdict] = []
         for offer in offers:
