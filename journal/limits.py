@@ -81,6 +81,18 @@ class Limits:
     learn_bytes_max: int = 4 * 1024 * 1024
     """Entries sent to a lagging peer in one message."""
 
+    log_slots_retained_min: int = 4_096
+    """The last so many slots stay in the log whatever is compacted: who is less behind learns them."""
+    snapshot_chunk_bytes_max: int = 512 * 1024
+    """Records in one message of a snapshot (a single one may be bigger)."""
+    snapshot_views_max: int = 2
+    """Snapshots that are sent at once; each keeps what is overwritten meanwhile on the disk."""
+    snapshot_idle_s: float = 60.0
+    """A snapshot that nobody asked for so long is given up, and the log behind it may be trimmed."""
+    snapshot_step_records: int = 2_000
+    """Records of a snapshot that are checked or put into place at once, between other work."""
+    log_trim_step_slots: int = 500
+
     scan_keys_max: int = 10_000
     scan_bytes_max: int = 1024 * 1024
     """One page of a scan ends at whichever comes first."""

@@ -41,7 +41,6 @@ from journal.entries import (
     unpack_offers,
 )
 from journal.errors import (
-    DataFolderError,
     ProtocolViolation,
     RecordDamaged,
     RevisionCompacted,
@@ -71,10 +70,12 @@ from journal.offers import (
 )
 from journal.recent import RecentKeys
 from journal.sessions import Session, Sessions
+from journal.state import FORMAT, State, read_state
 from journal.storage import Write
 from journal.storage.records import (
     BINDING,
     LEASE,
+    LOG_FAMILIES,
     MEMBERSHIP,
     MEMBERSHIP_AGAIN,
     NUMBER,
@@ -102,7 +103,6 @@ from journal.versions import (
     value_of,
 )
 
-FORMAT: Final = 1
 CHAIN_START: Final = bytes(32)
 CACHE_BYTES_MAX: Final = 256 * 1024 * 1024
 
@@ -154,7 +154,11 @@ class Space:
         self.chain = CHAIN_START
         self.compacted = Revision(0)
         """The oldest revision that can be read; history before it is forgotten."""
+        self.log_first = Slot(1)
+        """The first slot that the log, and what was recorded about its outcome, reaches back to."""
+        self._trim_before: tuple[Revision, Slot] | None = None
         self._reader = reader
+        self._cache_records_max, self._cache_bytes_max = cache_records_max, cache_bytes_max
         self._versions = Versions(
             reader, cache_records_max=cache_records_max, cache_bytes_max=cache_bytes_max
         )
@@ -176,28 +180,47 @@ class Space:
     ) -> Space:
         """Restore the space from its records. Raises ``RecordDamaged`` or ``DataFolderError``."""
         space = cls(reader, cache_records_max=cache_records_max, cache_bytes_max=cache_bytes_max)
-        sealed = reader.get(STATE)
-        if sealed is None:
-            return space
-        state = msgpack.unpackb(unseal(STATE, sealed))
-        if state[0] != FORMAT:
-            raise DataFolderError(f"the space has format {state[0]}; this program knows format {FORMAT}")
-        _format, applied, revision, space.chain, compacted, forgotten_floor, recent_floor = state
-        space.applied, space.revision = Slot(applied), Revision(revision)
-        space.compacted = Revision(compacted)
-        space._versions.restore(revision)
-        space._sessions = Sessions(forgotten_floor)
-        space._sessions.restore(_family(reader, SESSION))
+        space._restore()
+        return space
+
+    def reload(self, reader: SpaceReader) -> None:
+        """Become what ``reader`` holds, as ``load`` makes it: a snapshot was put in this one's place."""
+        Space.__init__(
+            self,
+            reader,
+            cache_records_max=self._cache_records_max,
+            cache_bytes_max=self._cache_bytes_max,
+        )
+        self._restore()
+
+    def read_from(self, reader: SpaceReader) -> None:
+        """Read from ``reader`` from now on, which holds this very state, all of it flushed."""
+        self._reader = reader
+        self._versions.read_from(reader)
+
+    def _restore(self) -> None:
+        reader = self._reader
+        state = read_state(reader)
+        if state is None:
+            return
+        self.applied, self.revision = state.applied, state.revision
+        self.chain, self.compacted = state.chain, state.compacted
+        self._versions.restore(self.revision)
+        self._sessions = Sessions(state.forgotten_floor)
+        self._sessions.restore(_family(reader, SESSION))
         for key, payload in _family(reader, LEASE):
-            space._leases.restore_lease(number_of(key), payload)
+            self._leases.restore_lease(number_of(key), payload)
         for key, _payload in _family(reader, BINDING):
-            space._leases.restore_binding(key)
-        space._recent = RecentKeys(recent_floor)
+            self._leases.restore_binding(key)
+        self._recent = RecentKeys(state.recent_floor)
         for key, payload in _family(reader, RECENT):
             last, *keys = msgpack.unpackb(payload)
-            dropped = space._recent.add(number_of(key), last, keys, len(payload))
+            dropped = self._recent.add(number_of(key), last, keys, len(payload))
             assert not dropped, "the records of recent keys are bounded when they are made"
-        return space
+        self.log_first = Slot(self.applied + 1)
+        for key, _sealed in reader.iterate(OUTCOME, family_end(OUTCOME)):
+            self.log_first = min(self.log_first, number_of(key))
+            break
 
     # -- the fold -----------------------------------------------------------------
 
@@ -373,18 +396,16 @@ class Space:
             writes.extend((number_key(RECENT, old), None) for old in dropped)
         key = number_key(OUTCOME, slot)
         writes.append((key, seal(key, outcome)))
-        state = msgpack.packb(
-            [
-                FORMAT,
-                slot,
-                self.revision,
-                self.chain,
-                self.compacted,
-                self._sessions.forgotten_floor,
-                self._recent.floor,
-            ]
+        state = State(
+            FORMAT,
+            slot,
+            self.revision,
+            self.chain,
+            self.compacted,
+            self._sessions.forgotten_floor,
+            self._recent.floor,
         )
-        writes.append((STATE, seal(STATE, state)))
+        writes.append((STATE, state.seal()))
         self._versions.commit(slot, self.revision, changed, superseded, outcome, writes, entry_bytes)
 
     # -- conditions ---------------------------------------------------------------
@@ -606,6 +627,8 @@ class Space:
         """Return the chain after ``slot``, to compare nodes by; None if it is not known here."""
         if slot == 0:
             return CHAIN_START
+        if slot == self.applied:
+            return self.chain  # after a snapshot there is no record of it
         record = self.outcome_record(slot)
         return None if record is None else outcome_head(record).chain
 
@@ -616,7 +639,9 @@ class Space:
         """
         if revision > self.revision:
             raise RevisionInFuture(revision, self.revision)
-        low, high = self._first_outcome(), int(self.applied)
+        low, high = int(self.log_first), int(self.applied)
+        if low > high:
+            raise RevisionCompacted(revision, Revision(self.revision + 1))
         first = self._outcome_at(low)
         if revision <= first.before:
             raise RevisionCompacted(revision, Revision(first.before + 1))
@@ -634,11 +659,6 @@ class Space:
             raise RecordDamaged(number_key(OUTCOME, slot), "it is missing between others")
         return outcome_head(record)
 
-    def _first_outcome(self) -> int:
-        for key, _sealed in self._reader.iterate(OUTCOME, family_end(OUTCOME)):
-            return number_of(key)
-        return 1
-
     # -- what the caller reports ------------------------------------------------------
 
     def flushed(self, slot: Slot) -> None:
@@ -652,6 +672,34 @@ class Space:
         Store them behind the writes of every slot folded so far and before those of later ones.
         """
         return self._versions.compact_step(self.compacted, max_records)
+
+    def trim_step(self, keep_from: Slot, slots_max: int) -> list[Write]:
+        """Return removals of log and outcome records that nobody is served from any more.
+
+        Those of slots whose revisions are all at or below the compacted one, and that are before
+        ``keep_from``, which must be folded and flushed; up to ``slots_max`` slots of them.
+        """
+        if self._trim_before is None or self._trim_before[0] != self.compacted:
+            needed = Revision(self.compacted + 1)
+            try:
+                before = self.slot_of(needed) if needed <= self.revision else Slot(self.applied + 1)
+            except RevisionCompacted:
+                before = self.log_first
+            self._trim_before = self.compacted, before
+        first = self.log_first
+        last = min(self._trim_before[1], keep_from, first + slots_max)
+        if not self.compacted or last <= first:
+            return []
+        self.log_first = Slot(last)
+        return [(number_key(family, slot), None) for slot in range(first, last) for family in LOG_FAMILIES]
+
+    @property
+    def oldest_tail(self) -> Revision:
+        """The lowest revision after which commits can be told: those of the log, and not compacted."""
+        if self.log_first > self.applied:
+            return self.revision
+        before: Revision = self._outcome_at(self.log_first).before
+        return max(self.compacted, before)
 
     @property
     def is_compacting(self) -> bool:

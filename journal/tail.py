@@ -92,15 +92,32 @@ class TailHub:
         self._recent_bytes += len(entry.value)
         self._trim()
         if self._waiters:
-            waiters = list(self._waiters.values())
-            self._waiters.clear()
-            for wake in waiters:
-                wake()
+            self._wake_all()
 
     def flushed(self, slot: Slot) -> None:
         """Slots up to ``slot`` can be read from storage now, so they may leave the buffer."""
         self._flushed = slot
         self._trim()
+
+    def read_from(self, log: LogStore) -> None:
+        """Read what is not in memory from ``log`` from now on."""
+        self._log = log
+
+    def reload(self, log: LogStore) -> None:
+        """The space has become that of a snapshot, and ``log`` begins behind it: tails that are not there
+        yet will be told that what they miss is compacted."""
+        self._log = log
+        self._recent.clear()
+        self._recent_bytes = 0
+        self._flushed = self._space.applied
+        self._labels.clear()
+        self._wake_all()
+
+    def _wake_all(self) -> None:
+        waiters = list(self._waiters.values())
+        self._waiters.clear()
+        for wake in waiters:
+            wake()
 
     def _trim(self) -> None:
         recent = self._recent

@@ -135,6 +135,11 @@ class Versions:
         if sealed is not None:
             self._cursor = unseal(SWEPT, sealed)
 
+    def read_from(self, reader: SpaceReader) -> None:
+        """Read from ``reader`` from now on, which holds the same."""
+        assert not self._unflushed, "what is not in storage is not in the reader either"
+        self._reader = reader
+
     # -- current records --------------------------------------------------------
 
     def current(self, key: bytes) -> Stored:

@@ -27,7 +27,7 @@ disk, and the next ballot is above it.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from journal.errors import ProtocolViolation
@@ -93,6 +93,9 @@ class Paxos:
         """While a candidate."""
         self._lead: Leadership | None = None
         """While a leader."""
+        self.abstains = False
+        """Set by the shell while it could not lead (its space is not there yet): then this node votes, but
+        does not stand."""
         self._handlers: dict[type, Callable[[NodeId, Any], None]] = {
             PreVote: self.on_pre_vote,
             PreVoteReply: self.on_pre_vote_reply,
@@ -227,6 +230,40 @@ class Paxos:
             raise ValueError(f"node {self._node} does not lead")
         self._lead.start_transfer(to, now)
 
+    def install(
+        self, chosen: Slot, ballot: Ballot, memberships: Iterable[tuple[Slot, Membership]], now: float
+    ) -> None:
+        """Move the chosen prefix on to ``chosen``: the shell has what the slots up to there came to.
+
+        ``ballot`` is at or above every ballot at which one of them was chosen, as their sender knows
+        (its own promise); ``memberships`` are those that rule from ``chosen`` + 1 on, oldest first, each
+        with the first slot that it rules. Does nothing where that prefix is known already.
+
+        Why it is safe. *The slots are chosen*: the sender has folded them, and only chosen entries are
+        folded; so this node says nothing false when it calls them chosen. *What it accepted for them
+        may be forgotten*: a Promise reports the answerer's ``chosen``, and no candidate proposes for
+        a slot that a promiser knew chosen, but learns it (``Leadership._may_propose``); that is how
+        acceptances of the chosen prefix are forgotten always (``Learner.choose``). *An Accept for such a
+        slot may be acknowledged unread* (``on_accept``), because its ballot is at or above the promise
+        and so at or above the ballot that the value was chosen at: that is why ``ballot`` is promised
+        here, as ``on_learned`` promises the ballots of what it learns. The promise and what is accepted
+        above ``chosen`` stay untouched. *Nothing of a leadership or candidacy survives*: its phase 1
+        spoke of slots from the old prefix on. It may be given up at any time.
+
+        The marker by which the shell finishes an installation after a crash need not be durable before
+        this: whatever is said of ``chosen`` until then is true of the slots, not a promise of this node.
+        """
+        self._now = now
+        if chosen <= self.chosen:
+            return
+        if ballot > self._acceptor.promised:
+            self._promise(ballot)
+        elif self.role is not Role.FOLLOWER:
+            self._step_down()
+        self._learner.install(chosen, memberships)
+        self._learner.match()
+        self._ask()
+
     def tick(self, now: float) -> None:
         """Act on what is due. Call it at least every half ``heartbeat_interval_s``."""
         self._now = now
@@ -312,7 +349,7 @@ class Paxos:
     def _end_silence(self) -> None:
         """No leader was heard for longer than this node bears, or its own candidacy failed."""
         self._step_down()
-        if self._is_voter:
+        if self._is_voter and not self.abstains:
             self._start_pre_vote()
 
     def _start_pre_vote(self) -> None:
@@ -566,5 +603,5 @@ class Paxos:
             return  # of an earlier leadership, or a late one
         if self.chosen < message.chosen:
             self._on_announced(sender, message.chosen)
-        if self.chosen >= message.chosen:
+        if self.chosen >= message.chosen and not self.abstains:
             self._stand()

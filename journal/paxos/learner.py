@@ -1,6 +1,7 @@
 """The learner: which values are chosen, and whom to ask for those that are missing. PURE.
 
-There are three ways to know that a value is chosen, and no other:
+There are three ways to know that a value is chosen, and no other (a snapshot tells that slots are
+chosen without telling their values: ``Paxos.install``):
 
 1. the leader counts a quorum of Accepted at its own ballot (``Leadership``);
 2. ``match``: the leader of ballot b says that slots up to c are chosen, and this node
@@ -24,7 +25,7 @@ from collections.abc import Iterable
 from journal.errors import ProtocolViolation
 from journal.paxos.acceptor import Acceptor
 from journal.paxos.config import PaxosConfig
-from journal.paxos.membership import MembershipHistory, membership_of
+from journal.paxos.membership import Membership, MembershipHistory, membership_of
 from journal.paxos.messages import AcceptedValue, Learn
 from journal.paxos.outbox import Outbox
 from journal.types import NodeId, Slot
@@ -96,6 +97,21 @@ class Learner:
             raise ProtocolViolation(
                 f"slot {record.slot} learned at ballot {record.ballot} is not what is held at {held.ballot}"
             )
+
+    def install(self, chosen: Slot, memberships: Iterable[tuple[Slot, Membership]]) -> None:
+        """Every slot up to ``chosen`` is chosen, and what they came to is known by another way.
+
+        See ``Paxos.install`` for why that is safe. ``memberships``: (the first slot it rules, which).
+        """
+        assert chosen > self.chosen, f"slot {chosen} is known chosen already"
+        for slot in [slot for slot in (*self._acceptor.log, *self._acceptor.lost) if slot <= chosen]:
+            self._acceptor.forget(slot)
+        self.chosen = chosen
+        for first, membership in memberships:
+            if first > self._memberships.newest[0]:
+                self._memberships.add(first, membership)
+        self._memberships.forget_below(chosen)
+        self._source, self._attempt, self.retry_at = None, 0, float("-inf")
 
     def promised_anew(self) -> None:
         """The promise rose: what the leader of the old ballot announced matches no more records."""

@@ -128,6 +128,11 @@ class MembershipHistory:
         self._memberships.append(membership)
 
     @property
+    def entries(self) -> list[tuple[Slot, Membership]]:
+        """Return (the first slot it rules, membership) of all that are known, oldest first."""
+        return [(Slot(first), rules) for first, rules in zip(self._firsts, self._memberships, strict=True)]
+
+    @property
     def latest(self) -> Membership:
         return self._memberships[-1]
 

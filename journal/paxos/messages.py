@@ -167,6 +167,51 @@ class TakeOver:
     chosen: Slot
 
 
+# -- snapshots: from shell to shell (``journal.snapshots``). The core never sees them ------------
+
+
+@dataclass(frozen=True, slots=True)
+class Trimmed:
+    """Answers a Learn of slots that are in the log no more: it begins with ``first``. What is before
+    that can be had as a snapshot."""
+
+    first: Slot
+    chosen: Slot
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotAsk:
+    """Send me what follows the record ``after`` (empty: what comes first) in the view that I call
+    ``view``. Asked again until it is answered: the same question has the same answer."""
+
+    view: int
+    after: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotChunk:
+    """The records that follow ``after``, packed; ``checksum`` is over all else that is said here."""
+
+    view: int
+    after: bytes
+    records: bytes
+    end: bytes
+    """With the last chunk: what the whole of it must come to (``snapshots.End``); else empty."""
+    checksum: int
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRefused:
+    """No such view (any more), or not now."""
+
+    view: int
+    is_gone: bool
+    """The view is not there: start again with another. Else: ask again later."""
+    reason: str
+
+
+SnapshotMessage = Trimmed | SnapshotAsk | SnapshotChunk | SnapshotRefused
+
 Message = (
     PreVote
     | PreVoteReply
@@ -182,6 +227,7 @@ Message = (
     | ReadIndex
     | ReadIndexReply
     | TakeOver
+    | SnapshotMessage
 )
 
 

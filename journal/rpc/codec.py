@@ -46,7 +46,11 @@ from journal.paxos.messages import (
     Promise,
     ReadIndex,
     ReadIndexReply,
+    SnapshotAsk,
+    SnapshotChunk,
+    SnapshotRefused,
     TakeOver,
+    Trimmed,
 )
 from journal.rpc.pb import journal_pb2 as pb
 from journal.rpc.pb import paxos_pb2 as px
@@ -123,6 +127,18 @@ def pack_message(message: Message) -> px.Envelope:
             return px.Envelope(read_index_reply=px.ReadIndexReply(read=read, slot=reply_slot))
         case TakeOver(ballot, chosen):
             return px.Envelope(take_over=px.TakeOver(ballot=_ballot(ballot), chosen=chosen))
+        case Trimmed(first, chosen):
+            return px.Envelope(trimmed=px.Trimmed(first=first, chosen=chosen))
+        case SnapshotAsk(view, after):
+            return px.Envelope(snapshot_ask=px.SnapshotAsk(view=view, after=after))
+        case SnapshotChunk(view, after, records, end, checksum):
+            return px.Envelope(
+                snapshot_chunk=px.SnapshotChunk(
+                    view=view, after=after, records=records, end=end, checksum=checksum
+                )
+            )
+        case SnapshotRefused(view, is_gone, reason):
+            return px.Envelope(snapshot_refused=px.SnapshotRefused(view=view, gone=is_gone, reason=reason))
 
 
 _MESSAGES_BACK: Mapping[str, Callable[[Any], Message]] = {
@@ -148,6 +164,10 @@ _MESSAGES_BACK: Mapping[str, Callable[[Any], Message]] = {
     "read_index": lambda m: ReadIndex(m.read),
     "read_index_reply": lambda m: ReadIndexReply(m.read, Slot(m.slot) if m.HasField("slot") else None),
     "take_over": lambda m: TakeOver(_ballot_back(m.ballot), Slot(m.chosen)),
+    "trimmed": lambda m: Trimmed(Slot(m.first), Slot(m.chosen)),
+    "snapshot_ask": lambda m: SnapshotAsk(m.view, m.after),
+    "snapshot_chunk": lambda m: SnapshotChunk(m.view, m.after, m.records, m.end, m.checksum),
+    "snapshot_refused": lambda m: SnapshotRefused(m.view, m.gone, m.reason),
 }
 
 
@@ -167,6 +187,8 @@ def message_bytes(message: Message) -> int:
         return 96 + sum(64 + len(item.value) for item in message.accepted) + 48 * len(message.lost)
     if isinstance(message, Learned):
         return 96 + sum(64 + len(item.value) for item in message.entries)
+    if isinstance(message, SnapshotChunk):
+        return 96 + len(message.after) + len(message.records) + len(message.end)
     return 96
 
 

@@ -25,6 +25,8 @@ family     rest of the key             what
 ``l``      lease                       a lease
 ``b``      lease, key                  a key bound to a lease
 ``w``                                  how far compaction has physically come
+``x``      a record's key              a record of a snapshot that is being fetched (``snapshots``)
+``y``                                  how far that is
 =========  ==========================  ===================================================
 
 Numbers in keys are 8 bytes, big-endian, so that byte order is number order.
@@ -68,6 +70,12 @@ SESSION: Final = b"s"
 LEASE: Final = b"l"
 BINDING: Final = b"b"
 SWEPT: Final = b"w"
+STAGED: Final = b"x"
+TRANSFER: Final = b"y"
+
+LOG_FAMILIES: Final = (ACCEPTED, IDENTIFIER, OUTCOME)
+"""What is recorded of each slot, and is trimmed together. ``ACCEPTED`` above the applied slot is more: it
+is what the acceptor holds."""
 
 NUMBER: Final = Struct(">Q")
 CHECKSUM: Final = Struct(">I")

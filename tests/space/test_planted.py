@@ -102,10 +102,10 @@ BUGS = [
     Bug("the longest idle goes first", "journal.sessions", "session = self._sessions.pop(client)\n        self._sessions[client] = session", "session = self._sessions[client]", few_sessions=True),
     Bug("idleness survives a restart", "journal.sessions", "sorted(found, key=lambda item: item[0][1:])", "sorted(found)", few_sessions=True),
     Bug("what is forgotten stays refused", "journal.sessions", "session.revision + 1", "session.revision", few_sessions=True),
-    Bug("the forgotten floor is durable", "journal.space", "space._sessions = Sessions(forgotten_floor)", "space._sessions = Sessions()", few_sessions=True),
+    Bug("the forgotten floor is durable", "journal.space", "self._sessions = Sessions(state.forgotten_floor)", "self._sessions = Sessions()", few_sessions=True),
     Bug("records of forgotten clients go", "journal.sessions", "writes.extend((chunk.record, None) for chunk in session.chunks)", "pass", few_sessions=True),
     # -- versions, cache, restart
-    Bug("the state rides with what it folds", "journal.space", "        writes.append((STATE, seal(STATE, state)))\n", "        pass\n"),
+    Bug("the state rides with what it folds", "journal.space", "        writes.append((STATE, state.seal()))\n", "        pass\n"),
     Bug("an older version is kept", "journal.space", "                            superseded.append((key, revision, payload))", "                            pass"),
     Bug("a version is valid from its own revision on", "journal.versions", "while record[1] > revision:", "while record[1] >= revision > 0:"),
     Bug("a trail is cut at the revision asked for", "journal.versions", "bisect_right(trail, revision)", "bisect_left(trail, revision)"),

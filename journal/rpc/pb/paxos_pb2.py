@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0bpaxos.proto\x12\x0esynod.paxos.v1\"\x07\n\x05\x45mpty\"m\n\x06Parcel\x12+\n\tenvelopes\x18\x01 \x03(\x0b\x32\x18.synod.paxos.v1.Envelope\x12\x0c\n\x04part\x18\x02 \x01(\x0c\x12\x0c\n\x04more\x18\x03 \x01(\x08\x12\x0c\n\x04ping\x18\x04 \x01(\x04\x12\x0c\n\x04pong\x18\x05 \x01(\x04\"\xab\x05\n\x08\x45nvelope\x12+\n\x08pre_vote\x18\x01 \x01(\x0b\x32\x17.synod.paxos.v1.PreVoteH\x00\x12\x36\n\x0epre_vote_reply\x18\x02 \x01(\x0b\x32\x1c.synod.paxos.v1.PreVoteReplyH\x00\x12*\n\x07prepare\x18\x03 \x01(\x0b\x32\x17.synod.paxos.v1.PrepareH\x00\x12*\n\x07promise\x18\x04 \x01(\x0b\x32\x17.synod.paxos.v1.PromiseH\x00\x12$\n\x04nack\x18\x05 \x01(\x0b\x32\x14.synod.paxos.v1.NackH\x00\x12(\n\x06\x61\x63\x63\x65pt\x18\x06 \x01(\x0b\x32\x16.synod.paxos.v1.AcceptH\x00\x12,\n\x08\x61\x63\x63\x65pted\x18\x07 \x01(\x0b\x32\x18.synod.paxos.v1.AcceptedH\x00\x12.\n\theartbeat\x18\x08 \x01(\x0b\x32\x19.synod.paxos.v1.HeartbeatH\x00\x12\x39\n\x0fheartbeat_reply\x18\t \x01(\x0b\x32\x1e.synod.paxos.v1.HeartbeatReplyH\x00\x12&\n\x05learn\x18\n \x01(\x0b\x32\x15.synod.paxos.v1.LearnH\x00\x12*\n\x07learned\x18\x0b \x01(\x0b\x32\x17.synod.paxos.v1.LearnedH\x00\x12/\n\nread_index\x18\x0c \x01(\x0b\x32\x19.synod.paxos.v1.ReadIndexH\x00\x12:\n\x10read_index_reply\x18\r \x01(\x0b\x32\x1e.synod.paxos.v1.ReadIndexReplyH\x00\x12-\n\ttake_over\x18\x0e \x01(\x0b\x32\x18.synod.paxos.v1.TakeOverH\x00\x42\t\n\x07message\"%\n\x06\x42\x61llot\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x0c\n\x04node\x18\x02 \x01(\r\"T\n\rAcceptedValue\x12\x0c\n\x04slot\x18\x01 \x01(\x04\x12&\n\x06\x62\x61llot\x18\x02 \x01(\x0b\x32\x16.synod.paxos.v1.Ballot\x12\r\n\x05value\x18\x03 \x01(\x0c\"A\n\tLostValue\x12\x0c\n\x04slot\x18\x01 \x01(\x04\x12&\n\x06\x62\x61llot\x18\x02 \x01(\x0b\x32\x16.synod.paxos.v1.Ballot\"A\n\x07PreVote\x12&\n\x06\x62\x61llot\x18\x01 \x01(\x0b\x32\x16.synod.paxos.v1.Ballot\x12\x0e\n\x06\x63hosen\x18\x02 \x01(\x04\"\x81\x01\n\x0cPreVoteReply\x12&\n\x06\x62\x61llot\x18\x01 \x01(\x0b\x32\x16.synod.paxos.v1.Ballot\x12\x0f\n\x07granted\x18\x02 \x01(\x08\x12(\n\x08promised\x18\x03 \x01(\x0b\x32\x16.synod.paxos.v1.Ballot\x12\x0e\n\x06\x63hosen\x18\x04 \x01(\x04\"@\n\x07Prepare\x12&\n\x06\x62\x61llot\x18\x01 \x01(\x0b\x32\x16.synod.paxos.v1.Ballot\x12\r\n\x05\x66irst\x18\x02 \x01(\x04\"\xaa\x01\n\x07Promise\x12&\n\x06\x62\x61llot\x18\x01 \x01(\x0b\x32\x16.synod.paxos.v1.Ballot\x12\r\n\x05\x66irst\x18\x02 \x01(\x04\x12\x0e\n\x06\x63hosen\x18\x03 \x01(\x04\x12/\n\x08\x61\x63\x63\x65pted\x18\x04 \x03(\x0b\x32\x1d.synod.paxos.v1.AcceptedValue\x12\'\n\x04lost\x18\x05 \x03(\x0b\x32\x19.synod.paxos.v1.LostValue\"X\n\x04Nack\x12&\n\x06\x62\x61llot\x18\x01 \x01(\x0b\x32\x16.synod.paxos.v1.Ballot\x12(\n\x08promised\x18\x02 \x01(\x0b\x32\x16.synod.paxos.v1.Ballot\"]\n\x06\x41\x63\x63\x65pt\x12&\n\x06\x62\x61llot\x18\x01 \x01(\x0b\x32\x16.synod.paxos.v1.Ballot\x12\x0c\n\x04slot\x18\x02 \x01(\x04\x12\r\n\x05value\x18\x03 \x01(\x0c\x12\x0e\n\x06\x63hosen\x18\x04 \x01(\x04\"A\n\x08\x41\x63\x63\x65pted\x12&\n\x06\x62\x61llot\x18\x01 \x01(\x0b\x32\x16.synod.paxos.v1.Ballot\x12\r\n\x05slots\x18\x02 \x03(\x04\"R\n\tHeartbeat\x12&\n\x06\x62\x61llot\x18\x01 \x01(\x0b\x32\x16.synod.paxos.v1.Ballot\x12\x0e\n\x06\x63hosen\x18\x02 \x01(\x04\x12\r\n\x05probe\x18\x03 \x01(\x04\"W\n\x0eHeartbeatReply\x12&\n\x06\x62\x61llot\x18\x01 \x01(\x0b\x32\x16.synod.paxos.v1.Ballot\x12\r\n\x05probe\x18\x02 \x01(\x04\x12\x0e\n\x06\x63hosen\x18\x03 \x01(\x04\"$\n\x05Learn\x12\r\n\x05\x66irst\x18\x01 \x01(\x04\x12\x0c\n\x04last\x18\x02 \x01(\x04\"I\n\x07Learned\x12\x0e\n\x06\x63hosen\x18\x01 \x01(\x04\x12.\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x1d.synod.paxos.v1.AcceptedValue\"\x19\n\tReadIndex\x12\x0c\n\x04read\x18\x01 \x01(\x04\":\n\x0eReadIndexReply\x12\x0c\n\x04read\x18\x01 \x01(\x04\x12\x11\n\x04slot\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\x07\n\x05_slot\"B\n\x08TakeOver\x12&\n\x06\x62\x61llot\x18\x01 \x01(\x0b\x32\x16.synod.paxos.v1.Ballot\x12\x0e\n\x06\x63hosen\x18\x02 \x01(\x04\x32\x45\n\x04Peer\x12=\n\x08\x45xchange\x12\x16.synod.paxos.v1.Parcel\x1a\x15.synod.paxos.v1.Empty(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0bpaxos.proto\x12\x0esynod.paxos.v1\"\x07\n\x05\x45mpty\"m\n\x06Parcel\x12+\n\tenvelopes\x18\x01 \x03(\x0b\x32\x18.synod.paxos.v1.Envelope\x12\x0c\n\x04part\x18\x02 \x01(\x0c\x12\x0c\n\x04more\x18\x03 \x01(\x08\x12\x0c\n\x04ping\x18\x04 \x01(\x04\x12\x0c\n\x04pong\x18\x05 \x01(\x04\"\x82\x07\n\x08\x45nvelope\x12+\n\x08pre_vote\x18\x01 \x01(\x0b\x32\x17.synod.paxos.v1.PreVoteH\x00\x12\x36\n\x0epre_vote_reply\x18\x02 \x01(\x0b\x32\x1c.synod.paxos.v1.PreVoteReplyH\x00\x12*\n\x07prepare\x18\x03 \x01(\x0b\x32\x17.synod.paxos.v1.PrepareH\x00\x12*\n\x07promise\x18\x04 \x01(\x0b\x32\x17.synod.paxos.v1.PromiseH\x00\x12$\n\x04nack\x18\x05 \x01(\x0b\x32\x14.synod.paxos.v1.NackH\x00\x12(\n\x06\x61\x63\x63\x65pt\x18\x06 \x01(\x0b\x32\x16.synod.paxos.v1.AcceptH\x00\x12,\n\x08\x61\x63\x63\x65pted\x18\x07 \x01(\x0b\x32\x18.synod.paxos.v1.AcceptedH\x00\x12.\n\theartbeat\x18\x08 \x01(\x0b\x32\x19.synod.paxos.v1.HeartbeatH\x00\x12\x39\n\x0fheartbeat_reply\x18\t \x01(\x0b\x32\x1e.synod.paxos.v1.HeartbeatReplyH\x00\x12&\n\x05learn\x18\n \x01(\x0b\x32\x15.synod.paxos.v1.LearnH\x00\x12*\n\x07learned\x18\x0b \x01(\x0b\x32\x17.synod.paxos.v1.LearnedH\x00\x12/\n\nread_index\x18\x0c \x01(\x0b\x32\x19.synod.paxos.v1.ReadIndexH\x00\x12:\n\x10read_index_reply\x18\r \x01(\x0b\x32\x1e.synod.paxos.v1.ReadIndexReplyH\x00\x12-\n\ttake_over\x18\x0e \x01(\x0b\x32\x18.synod.paxos.v1.TakeOverH\x00\x12*\n\x07trimmed\x18\x0f \x01(\x0b\x32\x17.synod.paxos.v1.TrimmedH\x00\x12\x33\n\x0csnapshot_ask\x18\x10 \x01(\x0b\x32\x1b.synod.paxos.v1.SnapshotAskH\x00\x12\x37\n\x0esnapshot_chunk\x18\x11 \x01(\x0b\x32\x1d.synod.paxos.v1.SnapshotChunkH\x00\x12;\n\x10snapshot_refused\x18\x12 \x01(\x0b\x32\x1f.synod.paxos.v1.SnapshotRefusedH\x00\x42\t\n\x07message\"%\n\x06\x42\x61llot\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x0c\n\x04node\x18\x02 \x01(\r\"T\n\rAcceptedValue\x12\x0c\n\x04slot\x18\x01 \x01(\x04\x12&\n\x06\x62\x61llot\x18\x02 \x01(\x0b\x32\x16.synod.paxos.v1.Ballot\x12\r\n\x05value\x18\x03 \x01(\x0c\"A\n\tLostValue\x12\x0c\n\x04slot\x18\x01 \x01(\x04\x12&\n\x06\x62\x61llot\x18\x02 \x01(\x0b\x32\x16.synod.paxos.v1.Ballot\"A\n\x07PreVote\x12&\n\x06\x62\x61llot\x18\x01 \x01(\x0b\x32\x16.synod.paxos.v1.Ballot\x12\x0e\n\x06\x63hosen\x18\x02 \x01(\x04\"\x81\x01\n\x0cPreVoteReply\x12&\n\x06\x62\x61llot\x18\x01 \x01(\x0b\x32\x16.synod.paxos.v1.Ballot\x12\x0f\n\x07granted\x18\x02 \x01(\x08\x12(\n\x08promised\x18\x03 \x01(\x0b\x32\x16.synod.paxos.v1.Ballot\x12\x0e\n\x06\x63hosen\x18\x04 \x01(\x04\"@\n\x07Prepare\x12&\n\x06\x62\x61llot\x18\x01 \x01(\x0b\x32\x16.synod.paxos.v1.Ballot\x12\r\n\x05\x66irst\x18\x02 \x01(\x04\"\xaa\x01\n\x07Promise\x12&\n\x06\x62\x61llot\x18\x01 \x01(\x0b\x32\x16.synod.paxos.v1.Ballot\x12\r\n\x05\x66irst\x18\x02 \x01(\x04\x12\x0e\n\x06\x63hosen\x18\x03 \x01(\x04\x12/\n\x08\x61\x63\x63\x65pted\x18\x04 \x03(\x0b\x32\x1d.synod.paxos.v1.AcceptedValue\x12\'\n\x04lost\x18\x05 \x03(\x0b\x32\x19.synod.paxos.v1.LostValue\"X\n\x04Nack\x12&\n\x06\x62\x61llot\x18\x01 \x01(\x0b\x32\x16.synod.paxos.v1.Ballot\x12(\n\x08promised\x18\x02 \x01(\x0b\x32\x16.synod.paxos.v1.Ballot\"]\n\x06\x41\x63\x63\x65pt\x12&\n\x06\x62\x61llot\x18\x01 \x01(\x0b\x32\x16.synod.paxos.v1.Ballot\x12\x0c\n\x04slot\x18\x02 \x01(\x04\x12\r\n\x05value\x18\x03 \x01(\x0c\x12\x0e\n\x06\x63hosen\x18\x04 \x01(\x04\"A\n\x08\x41\x63\x63\x65pted\x12&\n\x06\x62\x61llot\x18\x01 \x01(\x0b\x32\x16.synod.paxos.v1.Ballot\x12\r\n\x05slots\x18\x02 \x03(\x04\"R\n\tHeartbeat\x12&\n\x06\x62\x61llot\x18\x01 \x01(\x0b\x32\x16.synod.paxos.v1.Ballot\x12\x0e\n\x06\x63hosen\x18\x02 \x01(\x04\x12\r\n\x05probe\x18\x03 \x01(\x04\"W\n\x0eHeartbeatReply\x12&\n\x06\x62\x61llot\x18\x01 \x01(\x0b\x32\x16.synod.paxos.v1.Ballot\x12\r\n\x05probe\x18\x02 \x01(\x04\x12\x0e\n\x06\x63hosen\x18\x03 \x01(\x04\"$\n\x05Learn\x12\r\n\x05\x66irst\x18\x01 \x01(\x04\x12\x0c\n\x04last\x18\x02 \x01(\x04\"I\n\x07Learned\x12\x0e\n\x06\x63hosen\x18\x01 \x01(\x04\x12.\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x1d.synod.paxos.v1.AcceptedValue\"\x19\n\tReadIndex\x12\x0c\n\x04read\x18\x01 \x01(\x04\":\n\x0eReadIndexReply\x12\x0c\n\x04read\x18\x01 \x01(\x04\x12\x11\n\x04slot\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\x07\n\x05_slot\"B\n\x08TakeOver\x12&\n\x06\x62\x61llot\x18\x01 \x01(\x0b\x32\x16.synod.paxos.v1.Ballot\x12\x0e\n\x06\x63hosen\x18\x02 \x01(\x04\"(\n\x07Trimmed\x12\r\n\x05\x66irst\x18\x01 \x01(\x04\x12\x0e\n\x06\x63hosen\x18\x02 \x01(\x04\"*\n\x0bSnapshotAsk\x12\x0c\n\x04view\x18\x01 \x01(\x04\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x0c\"\\\n\rSnapshotChunk\x12\x0c\n\x04view\x18\x01 \x01(\x04\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x0c\x12\x0f\n\x07records\x18\x03 \x01(\x0c\x12\x0b\n\x03\x65nd\x18\x04 \x01(\x0c\x12\x10\n\x08\x63hecksum\x18\x05 \x01(\r\"=\n\x0fSnapshotRefused\x12\x0c\n\x04view\x18\x01 \x01(\x04\x12\x0c\n\x04gone\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t2E\n\x04Peer\x12=\n\x08\x45xchange\x12\x16.synod.paxos.v1.Parcel\x1a\x15.synod.paxos.v1.Empty(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,41 +36,49 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PARCEL']._serialized_start=40
   _globals['_PARCEL']._serialized_end=149
   _globals['_ENVELOPE']._serialized_start=152
-  _globals['_ENVELOPE']._serialized_end=835
-  _globals['_BALLOT']._serialized_start=837
-  _globals['_BALLOT']._serialized_end=874
-  _globals['_ACCEPTEDVALUE']._serialized_start=876
-  _globals['_ACCEPTEDVALUE']._serialized_end=960
-  _globals['_LOSTVALUE']._serialized_start=962
-  _globals['_LOSTVALUE']._serialized_end=1027
-  _globals['_PREVOTE']._serialized_start=1029
-  _globals['_PREVOTE']._serialized_end=1094
-  _globals['_PREVOTEREPLY']._serialized_start=1097
-  _globals['_PREVOTEREPLY']._serialized_end=1226
-  _globals['_PREPARE']._serialized_start=1228
-  _globals['_PREPARE']._serialized_end=1292
-  _globals['_PROMISE']._serialized_start=1295
-  _globals['_PROMISE']._serialized_end=1465
-  _globals['_NACK']._serialized_start=1467
-  _globals['_NACK']._serialized_end=1555
-  _globals['_ACCEPT']._serialized_start=1557
-  _globals['_ACCEPT']._serialized_end=1650
-  _globals['_ACCEPTED']._serialized_start=1652
-  _globals['_ACCEPTED']._serialized_end=1717
-  _globals['_HEARTBEAT']._serialized_start=1719
-  _globals['_HEARTBEAT']._serialized_end=1801
-  _globals['_HEARTBEATREPLY']._serialized_start=1803
-  _globals['_HEARTBEATREPLY']._serialized_end=1890
-  _globals['_LEARN']._serialized_start=1892
-  _globals['_LEARN']._serialized_end=1928
-  _globals['_LEARNED']._serialized_start=1930
-  _globals['_LEARNED']._serialized_end=2003
-  _globals['_READINDEX']._serialized_start=2005
-  _globals['_READINDEX']._serialized_end=2030
-  _globals['_READINDEXREPLY']._serialized_start=2032
-  _globals['_READINDEXREPLY']._serialized_end=2090
-  _globals['_TAKEOVER']._serialized_start=2092
-  _globals['_TAKEOVER']._serialized_end=2158
-  _globals['_PEER']._serialized_start=2160
-  _globals['_PEER']._serialized_end=2229
+  _globals['_ENVELOPE']._serialized_end=1050
+  _globals['_BALLOT']._serialized_start=1052
+  _globals['_BALLOT']._serialized_end=1089
+  _globals['_ACCEPTEDVALUE']._serialized_start=1091
+  _globals['_ACCEPTEDVALUE']._serialized_end=1175
+  _globals['_LOSTVALUE']._serialized_start=1177
+  _globals['_LOSTVALUE']._serialized_end=1242
+  _globals['_PREVOTE']._serialized_start=1244
+  _globals['_PREVOTE']._serialized_end=1309
+  _globals['_PREVOTEREPLY']._serialized_start=1312
+  _globals['_PREVOTEREPLY']._serialized_end=1441
+  _globals['_PREPARE']._serialized_start=1443
+  _globals['_PREPARE']._serialized_end=1507
+  _globals['_PROMISE']._serialized_start=1510
+  _globals['_PROMISE']._serialized_end=1680
+  _globals['_NACK']._serialized_start=1682
+  _globals['_NACK']._serialized_end=1770
+  _globals['_ACCEPT']._serialized_start=1772
+  _globals['_ACCEPT']._serialized_end=1865
+  _globals['_ACCEPTED']._serialized_start=1867
+  _globals['_ACCEPTED']._serialized_end=1932
+  _globals['_HEARTBEAT']._serialized_start=1934
+  _globals['_HEARTBEAT']._serialized_end=2016
+  _globals['_HEARTBEATREPLY']._serialized_start=2018
+  _globals['_HEARTBEATREPLY']._serialized_end=2105
+  _globals['_LEARN']._serialized_start=2107
+  _globals['_LEARN']._serialized_end=2143
+  _globals['_LEARNED']._serialized_start=2145
+  _globals['_LEARNED']._serialized_end=2218
+  _globals['_READINDEX']._serialized_start=2220
+  _globals['_READINDEX']._serialized_end=2245
+  _globals['_READINDEXREPLY']._serialized_start=2247
+  _globals['_READINDEXREPLY']._serialized_end=2305
+  _globals['_TAKEOVER']._serialized_start=2307
+  _globals['_TAKEOVER']._serialized_end=2373
+  _globals['_TRIMMED']._serialized_start=2375
+  _globals['_TRIMMED']._serialized_end=2415
+  _globals['_SNAPSHOTASK']._serialized_start=2417
+  _globals['_SNAPSHOTASK']._serialized_end=2459
+  _globals['_SNAPSHOTCHUNK']._serialized_start=2461
+  _globals['_SNAPSHOTCHUNK']._serialized_end=2553
+  _globals['_SNAPSHOTREFUSED']._serialized_start=2555
+  _globals['_SNAPSHOTREFUSED']._serialized_end=2616
+  _globals['_PEER']._serialized_start=2618
+  _globals['_PEER']._serialized_end=2687
 # @@protoc_insertion_point(module_scope)

@@ -25,7 +25,7 @@ class Parcel(_message.Message):
     def __init__(self, envelopes: _Optional[_Iterable[_Union[Envelope, _Mapping]]] = ..., part: _Optional[bytes] = ..., more: _Optional[bool] = ..., ping: _Optional[int] = ..., pong: _Optional[int] = ...) -> None: ...
 
 class Envelope(_message.Message):
-    __slots__ = ("pre_vote", "pre_vote_reply", "prepare", "promise", "nack", "accept", "accepted", "heartbeat", "heartbeat_reply", "learn", "learned", "read_index", "read_index_reply", "take_over")
+    __slots__ = ("pre_vote", "pre_vote_reply", "prepare", "promise", "nack", "accept", "accepted", "heartbeat", "heartbeat_reply", "learn", "learned", "read_index", "read_index_reply", "take_over", "trimmed", "snapshot_ask", "snapshot_chunk", "snapshot_refused")
     PRE_VOTE_FIELD_NUMBER: _ClassVar[int]
     PRE_VOTE_REPLY_FIELD_NUMBER: _ClassVar[int]
     PREPARE_FIELD_NUMBER: _ClassVar[int]
@@ -40,6 +40,10 @@ class Envelope(_message.Message):
     READ_INDEX_FIELD_NUMBER: _ClassVar[int]
     READ_INDEX_REPLY_FIELD_NUMBER: _ClassVar[int]
     TAKE_OVER_FIELD_NUMBER: _ClassVar[int]
+    TRIMMED_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_ASK_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_CHUNK_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_REFUSED_FIELD_NUMBER: _ClassVar[int]
     pre_vote: PreVote
     pre_vote_reply: PreVoteReply
     prepare: Prepare
@@ -54,7 +58,11 @@ class Envelope(_message.Message):
     read_index: ReadIndex
     read_index_reply: ReadIndexReply
     take_over: TakeOver
-    def __init__(self, pre_vote: _Optional[_Union[PreVote, _Mapping]] = ..., pre_vote_reply: _Optional[_Union[PreVoteReply, _Mapping]] = ..., prepare: _Optional[_Union[Prepare, _Mapping]] = ..., promise: _Optional[_Union[Promise, _Mapping]] = ..., nack: _Optional[_Union[Nack, _Mapping]] = ..., accept: _Optional[_Union[Accept, _Mapping]] = ..., accepted: _Optional[_Union[Accepted, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., heartbeat_reply: _Optional[_Union[HeartbeatReply, _Mapping]] = ..., learn: _Optional[_Union[Learn, _Mapping]] = ..., learned: _Optional[_Union[Learned, _Mapping]] = ..., read_index: _Optional[_Union[ReadIndex, _Mapping]] = ..., read_index_reply: _Optional[_Union[ReadIndexReply, _Mapping]] = ..., take_over: _Optional[_Union[TakeOver, _Mapping]] = ...) -> None: ...
+    trimmed: Trimmed
+    snapshot_ask: SnapshotAsk
+    snapshot_chunk: SnapshotChunk
+    snapshot_refused: SnapshotRefused
+    def __init__(self, pre_vote: _Optional[_Union[PreVote, _Mapping]] = ..., pre_vote_reply: _Optional[_Union[PreVoteReply, _Mapping]] = ..., prepare: _Optional[_Union[Prepare, _Mapping]] = ..., promise: _Optional[_Union[Promise, _Mapping]] = ..., nack: _Optional[_Union[Nack, _Mapping]] = ..., accept: _Optional[_Union[Accept, _Mapping]] = ..., accepted: _Optional[_Union[Accepted, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., heartbeat_reply: _Optional[_Union[HeartbeatReply, _Mapping]] = ..., learn: _Optional[_Union[Learn, _Mapping]] = ..., learned: _Optional[_Union[Learned, _Mapping]] = ..., read_index: _Optional[_Union[ReadIndex, _Mapping]] = ..., read_index_reply: _Optional[_Union[ReadIndexReply, _Mapping]] = ..., take_over: _Optional[_Union[TakeOver, _Mapping]] = ..., trimmed: _Optional[_Union[Trimmed, _Mapping]] = ..., snapshot_ask: _Optional[_Union[SnapshotAsk, _Mapping]] = ..., snapshot_chunk: _Optional[_Union[SnapshotChunk, _Mapping]] = ..., snapshot_refused: _Optional[_Union[SnapshotRefused, _Mapping]] = ...) -> None: ...
 
 class Ballot(_message.Message):
     __slots__ = ("round", "node")
@@ -209,3 +217,43 @@ class TakeOver(_message.Message):
     ballot: Ballot
     chosen: int
     def __init__(self, ballot: _Optional[_Union[Ballot, _Mapping]] = ..., chosen: _Optional[int] = ...) -> None: ...
+
+class Trimmed(_message.Message):
+    __slots__ = ("first", "chosen")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    CHOSEN_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    chosen: int
+    def __init__(self, first: _Optional[int] = ..., chosen: _Optional[int] = ...) -> None: ...
+
+class SnapshotAsk(_message.Message):
+    __slots__ = ("view", "after")
+    VIEW_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    view: int
+    after: bytes
+    def __init__(self, view: _Optional[int] = ..., after: _Optional[bytes] = ...) -> None: ...
+
+class SnapshotChunk(_message.Message):
+    __slots__ = ("view", "after", "records", "end", "checksum")
+    VIEW_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    CHECKSUM_FIELD_NUMBER: _ClassVar[int]
+    view: int
+    after: bytes
+    records: bytes
+    end: bytes
+    checksum: int
+    def __init__(self, view: _Optional[int] = ..., after: _Optional[bytes] = ..., records: _Optional[bytes] = ..., end: _Optional[bytes] = ..., checksum: _Optional[int] = ...) -> None: ...
+
+class SnapshotRefused(_message.Message):
+    __slots__ = ("view", "gone", "reason")
+    VIEW_FIELD_NUMBER: _ClassVar[int]
+    GONE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    view: int
+    gone: bool
+    reason: str
+    def __init__(self, view: _Optional[int] = ..., gone: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
