@@ -237,6 +237,9 @@ class SimConnection:
     async def change_members(self, change: MemberChange) -> tuple[NodeMember, ...]:
         return await self._ask(lambda: self._local.change_members(change))
 
+    async def change_members(self, change: MemberChange) -> tuple[NodeMember, ...]:
+        return await self._ask(lambda: self._local.change_members(change))
+
     async def chain(self, slot: Slot) -> bytes | None:
         return await self._ask(lambda: self._local.chain(slot))
 

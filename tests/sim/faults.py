@@ -15,6 +15,16 @@ import trio
 from journal.client import OfferRejected
 from journal.errors import JournalError
 from journal.paxos import Role
+from journal.paxos.messages import (
+    Accept,
+    Accepted,
+    Heartbeat,
+    HeartbeatReply,
+    Learned,
+    Nack,
+    Prepare,
+    Promise,
+)
 
 if TYPE_CHECKING:
     from tests.sim.host import Host
@@ -78,6 +88,35 @@ async def clog(world: World, rng: random.Random) -> None:
     lasts = rng.uniform(0.1, 2.5) * world.options.election_timeout_s
     world.log(0, f"clog {one}->{other} for {lasts:.2f} s")
     world.network.clog((one, other), world.now + lasts)
+
+
+PICKED: tuple[tuple[type, ...], ...] = (
+    (Accepted,),  # accepted everywhere, and the leader does not know
+    (Accept,),  # accepted by some
+    (Heartbeat,),  # the leader works, and seems dead
+    (Heartbeat, Accept),
+    (Accepted, HeartbeatReply),
+    (Promise,),
+    (Learned,),
+    (Prepare, Nack),
+)
+
+
+async def picky(world: World, rng: random.Random) -> None:
+    """Links lose messages of one kind: what a protocol fears is not loss, but loss at the wrong moment."""
+    nodes = list(world.hosts)
+    kinds = rng.choice(PICKED)
+    leader = _leader(world)
+    one = leader.number if leader is not None and rng.random() < 0.7 else rng.choice(nodes)
+    others = [node for node in nodes if node != one]
+    some = rng.sample(others, rng.randint(1, len(others)))
+    links = [(one, other) for other in some]
+    if rng.random() < 0.3 or kinds[0] in (Accepted, Promise):
+        links += [(other, one) for other in some]
+    lasts = rng.choice((0.5, 1.5, 3.0)) * world.options.election_timeout_s * rng.uniform(0.5, 1.5)
+    names = "/".join(kind.__name__ for kind in kinds)
+    world.log(0, f"{names} lost for {lasts:.2f} s: {links}")
+    world.after(lasts, world.network.lose_kinds(links, kinds))
 
 
 async def crash(world: World, rng: random.Random) -> None:
@@ -165,6 +204,7 @@ async def stop(world: World, rng: random.Random) -> None:
 
 KINDS: dict[str, Fault] = {
     "partition_s": partition,
+    "picky_s": picky,
     "clog_s": clog,
     "crash_s": crash,
     "power_s": power,

@@ -32,6 +32,8 @@ class Network:
         """Until when nothing gets through a link; it is kept, and comes then."""
         self._last: dict[tuple[int, int], float] = {}
         """When the last message on a link arrives: streams keep their order, unless one breaks."""
+        self._picky: list[tuple[frozenset[tuple[int, int]], frozenset[type]]] = []
+        """Links that lose messages of some kinds only."""
         self.is_faulty = True
         self.sent = 0
         self.delivered = 0
@@ -52,12 +54,24 @@ class Network:
 
         return mend
 
+    def lose_kinds(self, links: Sequence[tuple[int, int]], kinds: Sequence[type]) -> Callable[[], None]:
+        """Lose all messages of some kinds on links; returns what mends them again."""
+        rule = (frozenset(links), frozenset(kinds))
+        self._picky.append(rule)
+
+        def mend() -> None:
+            if rule in self._picky:
+                self._picky.remove(rule)
+
+        return mend
+
     def clog(self, link: tuple[int, int], until: float) -> None:
         self._clogged[link] = max(until, self._clogged.get(link, 0.0))
 
     def heal(self) -> None:
         self._cut.clear()
         self._clogged.clear()
+        self._picky.clear()
         self.is_faulty = False
 
     def is_cut(self, sender: int, to: int) -> bool:
@@ -102,6 +116,10 @@ class Network:
                 world.trace(sender, f"-> {to} {envelope.message}")
             if self.is_lost(sender, to):
                 continue
+            if self._picky:
+                link, kind = (sender, to), type(envelope.message)
+                if any(link in links and kind in kinds for links, kinds in self._picky):
+                    continue
             self._send(envelope)
             if self.is_faulty and options.repeat and self._rng.random() < options.repeat:
                 self._send(envelope, in_order=False)

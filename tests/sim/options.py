@@ -76,6 +76,7 @@ class Options:
 
     # -- faults: mean seconds between two of a kind; 0: none ---------------------------
     partition_s: float = 0.0
+    picky_s: float = 0.0
     clog_s: float = 0.0
     crash_s: float = 0.0
     crash_leader: float = 0.5
@@ -185,6 +186,7 @@ def draw(seed: int) -> Options:
         edge_late=on(0.3, 0.01, 0.1),
         edge_repeat=on(0.3, 0.02, 0.2),
         partition_s=every(0.45, 3, 8, 16),
+        picky_s=every(0.4, 1, 3, 8),
         clog_s=every(0.2, 2, 8),
         crash_s=every(0.4, 4, 8, 16),
         crash_leader=rng.choice((0.2, 0.5, 0.9)),
@@ -203,6 +205,30 @@ def draw(seed: int) -> Options:
         clock_rates=on(0.3, 0.01, 0.05),
         power_at_the_end=rng.random() < 0.3,
     )
+    if rng.random() < 0.35:  # agreement under pressure: much in flight, and leaders that come and go
+        options = replace(
+            options,
+            clients=3,
+            workers=rng.choice((2, 4)),
+            pause_s=rng.choice((0.005, 0.02)),
+            weights=tuple(
+                {"register": 4, "read": 3, "bank": rng.choice((0, 1))}.get(kind, 0) for kind in KINDS
+            ),
+            tails=rng.choice((0, 1)),
+            replicas=0,
+            values_bytes=4,
+            storm_s=rng.choice((2.0, 4.0)),
+            election_timeout_s=rng.choice((0.1, 0.2)),
+            pipeline_slots=rng.choice((2, 8, 32)),
+            entry_offers=rng.choice((1, 2, 16)),
+            latency_s=rng.choice((0.002, 0.008)),
+            picky_s=round(rng.choice((1, 3)) * 0.15, 4),
+            transfer_s=round(on(0.5, 1, 3) * 0.15, 4),
+            partition_s=round(on(0.5, 2, 5) * 0.15, 4),
+            crash_s=round(on(0.5, 3, 8) * 0.15, 4),
+            disk_s=rng.choice((0.0003, 0.005)),
+            lull=rng.choice((0.0, 0.3)),
+        )
     if options.nodes == 7:  # keep a run's cost in bounds
         options = replace(options, storm_s=min(options.storm_s, 4.0), clients=min(options.clients, 2))
     if not any(options.weights):
