@@ -15,13 +15,14 @@ from synod.cli.data import delete, get, put, scan
 from synod.cli.lease import lease
 from synod.cli.offer import offer
 from synod.cli.programs import agent, node
+from synod.cli.quorum import quorum
 from synod.cli.tail import tail
 from synod.cli.tasks import logs, ps, run_task, stop
 
 SECTIONS: dict[str, Sequence[click.Command]] = {
     "A cluster on this machine": (up, down, status),
     "The journal": (put, get, scan, delete, offer, tail, lease),
-    "Operations": (transfer_leader, compact),
+    "Operations": (quorum, transfer_leader, compact),
     "Tasks": (run_task, ps, logs, stop),
     "Programs": (node, agent),
 }
