@@ -186,35 +186,32 @@ class Admission:
         Returns the indexes of the rest (None: the whole batch, so its bytes can be used
         as they are) and notes the keys they write in ``keys``.
         """
-        submission = part.submission
+        submission, writers = part.submission, self._writers
         raw = submission.raw
-        space, writers = self._space, self._writers
-        client = raw.client
-        passed: list[int] | None = part.indexes
-        indexes: Sequence[int] = range(len(raw.offers)) if part.indexes is None else part.indexes
+        offers = raw.offers
+        indexes: Sequence[int] = range(len(offers)) if part.indexes is None else part.indexes
+        asked = offers if part.indexes is None else [offers[index] for index in indexes]
+        known = self._space.early_verdicts(raw.client, raw.base, asked)
+        may_wait = bool(writers) and not part.waited
+        if not known and not may_wait:
+            keys.extend(mutation[1] for offer in asked for mutation in offer[6] if mutation[0] in _KEYED)
+            return part.indexes
+        passed: list[int] = []
         for position, index in enumerate(indexes):
-            offer = raw.offers[index]
-            verdict = space.seen(client, offer[0], raw.base) if client else None
-            if verdict is None:
-                verdict = space.doomed(offer)
-                if verdict is not None:
+            verdict = known.get(position)
+            if verdict is not None:
+                if isinstance(verdict, Rejected):
                     reason = verdict.reason.value
                     self.rejected_early[reason] = self.rejected_early.get(reason, 0) + 1
-            slot = None
-            if verdict is None and writers and not part.waited:
-                slot = _awaited(offer, writers)
-            if verdict is None and slot is None:
-                if passed is not None and passed is not part.indexes:
-                    passed.append(index)
-                keys.extend(mutation[1] for mutation in offer[6] if mutation[0] in _KEYED)
-                continue
-            if passed is None or passed is part.indexes:
-                passed = list(indexes[:position])
-            if verdict is not None:
                 self._settle(submission, index, verdict)
-            elif slot is not None:
+                continue
+            slot = _awaited(offers[index], writers) if may_wait else None
+            if slot is not None:
                 self._parked.setdefault(slot, []).append(_Part(submission, [index], waited=True))
-        return passed
+                continue
+            passed.append(index)
+            keys.extend(mutation[1] for mutation in offers[index][6] if mutation[0] in _KEYED)
+        return part.indexes if len(passed) == len(indexes) else passed
 
     def proposed(self, slot: Slot, proposal: Proposal, now: float) -> None:
         """Note that ``proposal`` is in flight in ``slot``."""
