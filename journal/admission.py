@@ -9,7 +9,7 @@ The way of an offer through here::
 
 **The early check never decides anything that the fold would not.** It answers only
 what stays true for ever: a verdict that the space remembers for this offer id, or a
-condition that no later slot can make hold again (``Space.doomed``). Both are facts
+condition that no later slot can make hold again (``Space.early_verdicts``). Both are facts
 about a prefix of the chosen history, so even a deposed leader that does not know of
 its fall tells the truth. Everything else is proposed, and the fold decides.
 

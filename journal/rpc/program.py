@@ -14,6 +14,7 @@ code  meaning
 
 from __future__ import annotations
 
+import gc
 import logging
 import random
 import shutil
@@ -181,6 +182,7 @@ async def _run_node(options: NodeOptions, log: FilteringBoundLogger) -> None:
         transport.identify(node)
         server = Server(node, transport, listen=options.listen, log=log, limits=options.edge_limits)
         watched = await _watched(node, options.http_listen, log) if options.http_listen else None
+        _calm_the_collector()
         await run_served(node, server, log, watched)
     finally:
         storage.close()
@@ -224,6 +226,17 @@ async def _watched(node: Node, listen: str, log: FilteringBoundLogger) -> Callab
         raise ListenFailed(f"cannot listen on {listen} for HTTP: {error}") from None
     log.info("http.listening", listen=listen)
     return partial(HttpServer(pages(node), log).serve, sockets)
+
+
+def _calm_the_collector() -> None:
+    """Have Python's cycle collector look at what changes, and seldom.
+
+    A node allocates tuples by the hundred thousand and makes next to no cycles: what is there at the
+    start stays, and a look at all of it every 700 allocations is time taken from offers.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 async def run_served(
