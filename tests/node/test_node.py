@@ -339,7 +339,8 @@ async def test_a_learner_is_answered_only_from_what_is_on_the_disk(autojump_cloc
             await cluster.kill(number)
         disk = SlowDisk()
         never_chosen = pack_offers(0, [pack_batch(b"old", 0, 0, [pack_offer(1, put("never", "chosen"))])])
-        stale = Effects(accepted=[AcceptedValue(Slot(1), Ballot(0, NodeId(4)), never_chosen)])
+        old = Ballot(0, NodeId(4))
+        stale = Effects(promised=old, accepted=[AcceptedValue(Slot(1), old, never_chosen)])
         disk.write_now(LogStore(disk, cluster.limits).writes_for(stale), sync=True)
         cluster.storages = {number: disk if number == 4 else MemoryStorage() for number in range(1, 6)}
         cut = cluster.network.cut = {(a, b) for a in (4, 5) for b in range(1, 6)}
