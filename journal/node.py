@@ -46,6 +46,7 @@ from journal.errors import (
     NotLeader,
     Overloaded,
     ProtocolViolation,
+    RecordDamaged,
     RevisionInFuture,
     StorageError,
     Unavailable,
@@ -58,12 +59,27 @@ from journal.paxos import Paxos, PaxosConfig, Recovered, Role
 from journal.paxos.changes import AddLearner, MemberChange, Promote, Remove, changed, check_alive
 from journal.paxos.effects import Effects, SendEntries
 from journal.paxos.membership import Membership
-from journal.paxos.messages import AcceptedValue, Envelope, Learned
-from journal.space import Space
+from journal.paxos.messages import (
+    SNAPSHOT_MESSAGES,
+    AcceptedValue,
+    Envelope,
+    Learned,
+    Message,
+    SnapshotAsk,
+    SnapshotChunk,
+    SnapshotRefused,
+    Trimmed,
+)
+from journal.retention import Retention
+from journal.snapshots.catchup import CatchUp
+from journal.snapshots.fetch import read_transfer
+from journal.snapshots.records import End
+from journal.snapshots.serve import Server
+from journal.space import MISSING, Space
 from journal.status import DISK_FREE_BYTES_MIN, Alarm, LinkStatus, PeerStatus, alarms_of, health_of, not_ready
 from journal.status import NodeMember as NodeMember
 from journal.status import NodeStatus as NodeStatus
-from journal.storage import Storage, Write
+from journal.storage import Storage, View, Write
 from journal.storage.log import LogStore
 from journal.tail import TailHub
 from journal.types import NodeId, Revision, Slot
@@ -134,6 +150,10 @@ class NodeConfig:
     """How long a stop waits for the handover and for what is in flight."""
     flush_interval_s: float = 0.1
     """How long folded state may wait for a log write to ride with."""
+    retain_revisions: int = 0
+    """The leader compacts what is older than the last so many revisions. 0: it does not by number."""
+    retain_s: float = 0.0
+    """The leader compacts what is older than so many seconds. 0: it does not by time."""
     pipeline_slots_max: int = 4
     """Slots in flight past which a part-full entry waits for more offers."""
     disk_free_bytes_min: int = DISK_FREE_BYTES_MIN
@@ -152,6 +172,8 @@ class NodeConfig:
         for name in ("tick_interval_s", "read_timeout_s", "stop_timeout_s", "flush_interval_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive")
+        if self.retain_revisions < 0 or self.retain_s < 0:
+            raise ValueError("retain_revisions and retain_s must not be negative")
         if self.disk_free_bytes_min < 0:
             raise ValueError("disk_free_bytes_min must not be negative")
         if not 1 <= self.pipeline_slots_max <= self.limits.window_slots_max:
@@ -180,6 +202,9 @@ FOLD_OFFERS_PER_TURN = 2_000
 """A node that catches up folds this many offers, then lets the loop turn."""
 
 COMPACT_RECORDS_PER_TURN = 500
+
+TO_FOLD_SLOTS_MAX = 256
+"""Slots that are learned while a snapshot is installed, to be folded then."""
 
 
 class Node:
@@ -217,14 +242,37 @@ class Node:
         self.counters = Counters()
 
         self._log = LogStore(storage, config.limits)
-        self.space = Space.load(storage, cache_records_max=config.limits.space_cache_records_max)
-        found = self._log.recover(self.space.applied, membership, config.limits.window_slots_max)
+        cache_records_max, window = config.limits.space_cache_records_max, config.limits.window_slots_max
+        transfer = read_transfer(storage)
+        snapshot = transfer.end if transfer is not None else None
+        if snapshot is None:
+            self.space = Space.load(storage, cache_records_max=cache_records_max)
+        else:  # what is there of a space is half of an old and half of a new one, until it is installed
+            self.space = Space(MISSING, cache_records_max=cache_records_max)
+        applied = self.space.applied if snapshot is None else snapshot.slot
+        found = self._log.recover(applied, membership, window)
+        memberships = found.memberships if snapshot is None else snapshot.history(membership)
         self._core = Paxos(
             config.paxos,
-            Recovered(found.promised, self.space.applied, found.accepted, found.memberships, found.lost),
+            Recovered(found.promised, applied, found.accepted, memberships, found.lost),
             rng=rng,
             now=self._started,
         )
+        self._core.abstains = snapshot is not None
+        self._catch_up = CatchUp(
+            storage,
+            config.limits,
+            self,
+            transfer,
+            retry_s=config.paxos.election_timeout_s,
+            rng=rng,
+            log=log,
+        )
+        self.snapshots = Server(storage, config.limits, membership, window)
+        """The snapshots that others fetch from this node."""
+        self._reading: View | None = None
+        self._retention = Retention(config.retain_revisions, config.retain_s)
+        self._compacting = False
         self._identities = Identities(storage, config.node, incarnation, log)
         self.tails = TailHub(self.space, self._log, config.limits)
         self._admission = Admission(self.space, config.limits, self.tails.label_of)
@@ -240,6 +288,7 @@ class Node:
         self._read_ids = 0
         self._reads = 0
 
+        self._flushed = self.space.applied
         self._log_writes: list[Write] = list(found.mended)
         self._space_writes: list[Write] = []
         self._space_writes_since = 0.0
@@ -253,7 +302,6 @@ class Node:
 
         self._work = trio.Event()
         self._tick_due = False
-        self._token: trio.lowlevel.TrioToken | None = None
         self._stopping = False
         self._stopped = trio.Event()
         self._handed_to: NodeId | None = None
@@ -271,8 +319,8 @@ class Node:
 
         Every callback that still waits is answered with ``Unavailable`` on the way out.
         """
-        self._token = trio.lowlevel.current_trio_token()
         self._follow_membership()
+        self._catch_up.resume(self._clock.now())
         self._transport.start(self._deliver)
         failure: StorageError | None = None
         try:
@@ -287,6 +335,7 @@ class Node:
             failure = _first(group)
         finally:
             self._fail_all(Unavailable("the node is stopping"))
+            self.snapshots.close()
         if failure is not None:
             raise failure
         # What was folded last goes to disk too; without it a restart would fold it again.
@@ -310,19 +359,13 @@ class Node:
             self._work.set()
 
     def _wake(self) -> None:
-        """Make the loop turn. From a trio task directly; from the guest's host through the token."""
-        if trio.lowlevel.in_trio_task():
-            self._work.set()
-        elif self._token is not None:
-            self._token.run_sync_soon(self._set_work, idempotent=True)
-
-    def _set_work(self) -> None:
+        """Make the loop turn. In guest mode also from the host: trio's synchronous calls work there."""
         self._work.set()
 
     async def _loop(self) -> None:
         stop_deadline: float | None = None
         while True:
-            if not self._to_fold:
+            if not self._to_fold or self._catch_up.is_installing:
                 await self._work.wait()
                 self._work = trio.Event()
             else:
@@ -337,6 +380,8 @@ class Node:
             self._propose(now)
             self._drain(now)
             self._fold(now)
+            if self._catch_up.work(now):
+                self._work.set()
             self._answer_reads()
             if self._admission.waiting or self._commands:
                 # Folding may have freed a slot or unparked an offer.
@@ -367,7 +412,10 @@ class Node:
             return
         for envelope in inbox:
             try:
-                self._core.step(envelope, now)
+                if isinstance(envelope.message, SNAPSHOT_MESSAGES):
+                    self._step_snapshot(envelope, now)
+                elif not (isinstance(envelope.message, Learned) and self._is_full):
+                    self._core.step(envelope, now)
             except ProtocolViolation as violation:
                 self._logger.warning("peer.violation", peer=envelope.sender, reason=str(violation))
 
@@ -381,8 +429,36 @@ class Node:
             self._write_ready.set()
         self._expire_reads(now)
         self._check_transfer(now)
+        self._catch_up.tick(now)
+        self.snapshots.tick(now)
+        if self._catch_up.is_installing:
+            return
+        self._compact_what_is_old(now)
         if not self._space_writes:
             self._queue_space_writes(self.space.compact_step(COMPACT_RECORDS_PER_TURN), now)
+            self._queue_space_writes(self._trim_step(), now)
+
+    def _trim_step(self) -> list[Write]:
+        """Let a little of the log go: what is folded, on the disk, compacted, and needed by nobody."""
+        limits = self.config.limits
+        keep_from = min(self._flushed, self.space.applied - limits.log_slots_retained_min) + 1
+        view = self.snapshots.oldest_slot
+        if view is not None:  # who installs it goes on with the slots behind it
+            keep_from = min(keep_from, view + 1)
+        return self.space.trim_step(Slot(keep_from), limits.log_trim_step_slots)
+
+    def _compact_what_is_old(self, now: float) -> None:
+        leads = self._leads and not self._stopping and not self._compacting
+        space = self.space
+        revision = self._retention.due(now, space.revision, space.compacted, leads=leads)
+        if revision is None:
+            return
+        self._compacting = True
+
+        def done(_result: Revision | JournalError) -> None:
+            self._compacting = False
+
+        self.compact(revision, done)
 
     def _propose(self, now: float) -> None:
         core, config = self._core, self.config
@@ -437,6 +513,8 @@ class Node:
         self._note_role(now)
 
     def _fold(self, now: float) -> None:
+        if self._catch_up.is_installing:
+            return
         offers = 0
         counters, clock = self.counters, self._clock
         while self._to_fold and offers < FOLD_OFFERS_PER_TURN:
@@ -477,9 +555,83 @@ class Node:
         the log may hold, for a slot that is known chosen, an older value that was never chosen."""
         for to, first, last in requests:
             entries = self._log.read(first, last, self.config.limits.learn_bytes_max)
+            if not entries and first < self.space.log_first and not self._catch_up.is_installing:
+                trimmed = Trimmed(self.space.log_first, self._core.chosen)
+                self._send([Envelope(self.config.node, to, trimmed)])
             if entries:
                 learned = Learned(self._core.chosen, tuple(entries))
                 self._send([Envelope(self.config.node, to, learned)])
+
+    # -- snapshots (``journal.snapshots``) --------------------------------------------
+
+    def _step_snapshot(self, envelope: Envelope, now: float) -> None:
+        sender, _to, message = envelope
+        if isinstance(message, Trimmed):
+            self._catch_up.on_trimmed(sender, message, now)
+        elif isinstance(message, SnapshotChunk):
+            self._catch_up.on_chunk(sender, message, now)
+        elif isinstance(message, SnapshotRefused):
+            self._catch_up.on_refused(sender, message, now)
+        elif isinstance(message, SnapshotAsk):
+            self.send(sender, self._snapshot_answer(sender, message, now))
+
+    def _snapshot_answer(self, sender: NodeId, ask: SnapshotAsk, now: float) -> Message:
+        if self._catch_up.is_installing:
+            return SnapshotRefused(ask.view, True, "a snapshot is being installed here")
+        try:
+            return self.snapshots.answer(sender, ask, now)
+        except RecordDamaged as damage:
+            self._logger.error("snapshot.damaged", asker=sender, reason=str(damage))
+            return SnapshotRefused(ask.view, True, "a record is damaged here")
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether enough waits to be folded once the snapshot is there."""
+        return self._catch_up.is_installing and len(self._to_fold) >= TO_FOLD_SLOTS_MAX
+
+    @property
+    def chosen(self) -> Slot:
+        return self._core.chosen
+
+    def send(self, to: NodeId, message: Message) -> None:
+        self._send([Envelope(self.config.node, to, message)])
+
+    def write(self, writes: list[Write], *, sync: bool, written: Callable[[], None]) -> None:
+        """Queue a batch of ``snapshots.catchup``."""
+        (self._log_writes if sync else self._space_writes).extend(writes)
+        self._when_written.append(written)
+        self._flush_wanted = True
+        self._write_ready.set()
+
+    def begin_install(self, end: End, marker: Write, written: Callable[[], None]) -> None:
+        now = self._clock.now()
+        self._core.abstains = True
+        self._core.install(end.slot, end.ballot, end.memberships, now)
+        # What the core persisted before this, and the promise that it has made now, are in the log's writes
+        # before the marker: whoever finds the marker finds the promise.
+        self._drain(now)
+        self.write([marker], sync=True, written=written)
+
+    def keep_reading(self) -> None:
+        self._reading = self._storage.view()
+        self.space.read_from(self._reading)
+        self.tails.read_from(LogStore(self._reading, self.config.limits))
+
+    def installed(self, end: End) -> None:
+        self._to_fold = deque(entry for entry in self._to_fold if entry.slot > end.slot)
+        self.space.reload(self._storage)
+        self.tails.reload(self._log)
+        self._flushed = self.space.applied
+        if self._reading is not None:
+            self._reading.close()
+            self._reading = None
+        self._core.abstains = False
+        self._wake()
+
+    def check_readable(self) -> None:
+        """Raise ``Unavailable`` where this node has no space to read from, not even an old one."""
+        if self._catch_up.is_installing and self._reading is None and self.space.applied == 0:
+            raise Unavailable(f"this node cannot be read from yet: {self._catch_up.described}")
 
     def _send(self, envelopes: Sequence[Envelope]) -> None:
         """The only way out."""
@@ -516,6 +668,7 @@ class Node:
                 self.counters.sync_s.observe(self._clock.now() - self._write_since)
             self.space.flushed(flushed)
             self.tails.flushed(flushed)
+            self._flushed = flushed
         for call in written:
             call()
         outside = []
@@ -658,6 +811,7 @@ class Node:
 
     def outcome(self, client: bytes, sequence: int) -> Verdict | None:
         """Return what became of an offer id, as far as this node has folded. None: not seen."""
+        self.check_readable()
         return self.space.outcome(client, sequence)
 
     def compact(self, revision: Revision, reply: Callable[[Revision | JournalError], None]) -> None:
@@ -684,6 +838,7 @@ class Node:
         ``at_least``: it stands at that revision or later. Both need not be given; then the
         reply comes at once. Raises ``Overloaded``.
         """
+        self.check_readable()
         at_least = at_least or Revision(0)
         if linearizable and self._identities.disowned:
             raise self._leader_error()

@@ -22,7 +22,7 @@ in Schwarzkopf et al., "Omega" (2013), section 3.4.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
@@ -136,6 +136,22 @@ class Folded:
     def first_revision(self) -> Revision:
         """The revision of this slot's first accepted offer, if it has one."""
         return Revision(self.before + 1)
+
+
+class _Missing:
+    """Nothing, where a reader is wanted."""
+
+    def get(self, _key: bytes) -> bytes | None:
+        return None
+
+    def iterate(
+        self, _start: bytes, _stop: bytes | None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        return iter(())
+
+
+MISSING: Final[SpaceReader] = _Missing()
+"""The reader of a space that is not there yet: ``Space.reload`` gives it one."""
 
 
 class Space:

@@ -211,6 +211,7 @@ class SnapshotRefused:
 
 
 SnapshotMessage = Trimmed | SnapshotAsk | SnapshotChunk | SnapshotRefused
+SNAPSHOT_MESSAGES = (Trimmed, SnapshotAsk, SnapshotChunk, SnapshotRefused)
 
 Message = (
     PreVote

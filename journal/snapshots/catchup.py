@@ -25,7 +25,7 @@ from structlog.typing import FilteringBoundLogger
 
 from journal.errors import ProtocolViolation, RecordDamaged
 from journal.limits import Limits
-from journal.paxos.messages import Message, SnapshotAsk, SnapshotChunk, SnapshotRefused, Trimmed
+from journal.paxos.messages import Message, SnapshotChunk, SnapshotRefused, Trimmed
 from journal.snapshots.fetch import Check, Fetch, Phase, Transfer, last_staged
 from journal.snapshots.install import clearing, installation
 from journal.snapshots.records import End
@@ -234,7 +234,11 @@ class CatchUp:
             self._discard(avoid=None)
             return False
         self._log.info(
-            "snapshot.installing", slot=end.slot, revision=end.revision, records=end.records, bytes=fetch.bytes
+            "snapshot.installing",
+            slot=end.slot,
+            revision=end.revision,
+            records=end.records,
+            bytes=fetch.bytes,
         )
         self.is_installing = True
         marker = Transfer(Phase.INSTALLING, fetch.source, fetch.view, end).write()
@@ -297,8 +301,3 @@ class CatchUp:
             then()
 
         self._host.write([(TRANSFER, None)], sync=False, written=cleared)
-
-
-def is_snapshot_message(message: Message) -> bool:
-    """Whether ``message`` is for the shell, not for the core."""
-    return isinstance(message, (Trimmed, SnapshotAsk, SnapshotChunk, SnapshotRefused))

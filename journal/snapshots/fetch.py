@@ -147,8 +147,8 @@ class Check:
         end, digest = self._end, self._digest
         if (digest.count, digest.digest()) != (end.records, end.digest):
             raise ProtocolViolation(
-                f"a snapshot of {end.records} records with checksum {end.digest.hex()[:16]} was announced, but"
-                f" {digest.count} with {digest.digest().hex()[:16]} are there"
+                f"{end.records} records with checksum {end.digest.hex()[:16]} were announced,"
+                f" but {digest.count} with {digest.digest().hex()[:16]} are there"
             )
         if self._state is None:
             raise ProtocolViolation("a snapshot holds no state record")

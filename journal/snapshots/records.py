@@ -25,7 +25,6 @@ from journal.storage.records import (
     HISTORY,
     LEASE,
     MEMBERSHIP,
-    MEMBERSHIP_AGAIN,
     RECENT,
     SESSION,
     STATE,
@@ -111,6 +110,10 @@ class End(NamedTuple):
     """At or above every ballot at which one of its slots was chosen: the sender's promise."""
     memberships: tuple[tuple[Slot, Membership], ...]
     """(The first slot that it rules, membership) of those that rule after ``slot``, oldest first."""
+
+    def history(self, first: Membership) -> tuple[tuple[Slot, Membership], ...]:
+        """Return what a core is to start with at this slot; ``first`` is the cluster's first membership."""
+        return ((Slot(1), first), *(entry for entry in self.memberships if entry[0] > 1))
 
     def pack(self) -> bytes:
         packed: bytes = msgpack.packb(

@@ -34,7 +34,7 @@ from journal.limits import Limits
 from journal.paxos.effects import Effects
 from journal.paxos.membership import Membership, membership_of
 from journal.paxos.messages import AcceptedValue, LostValue
-from journal.storage import Storage, Write
+from journal.storage import Storage, View, Write
 from journal.storage.records import (
     ACCEPTED,
     CHECKSUM,
@@ -82,7 +82,7 @@ class Recovery(NamedTuple):
 class LogStore:
     """Reads and makes the log's records. It writes nothing itself: the node owns the one writer."""
 
-    def __init__(self, storage: Storage, limits: Limits) -> None:
+    def __init__(self, storage: Storage | View, limits: Limits) -> None:
         self._storage = storage
         self._limits = limits
 
