@@ -13,10 +13,10 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from journal.errors import ProtocolViolation
+from journal.errors import ProtocolViolation, VoteLost
 from journal.paxos import Effects, Member, Membership, Paxos, PaxosConfig, Recovered, Role
 from journal.paxos.membership import membership_of
-from journal.paxos.messages import AcceptedValue, Envelope, Learned
+from journal.paxos.messages import AcceptedValue, Envelope, Learned, Message
 from journal.types import Ballot, NodeId, Slot
 
 NOTHING = Slot(0)
@@ -44,6 +44,19 @@ class Disk:
                     memberships.append((Slot(slot + window), membership))
         accepted = tuple(self.records[slot] for slot in sorted(self.records) if slot > self.applied)
         return Recovered(self.promised, self.applied, accepted, tuple(memberships))
+
+    def persist(self, effects: Effects) -> None:
+        if effects.promised is not None:
+            self.promised = effects.promised
+        for record in effects.accepted:
+            self.records[record.slot] = record
+
+    def read(self, first: Slot, last: Slot) -> tuple[AcceptedValue, ...]:
+        return tuple(self.records[Slot(slot)] for slot in range(first, last + 1))
+
+    def repairs(self, message: Message, node: NodeId, peers: Iterable[NodeId], now: float) -> list[Envelope]:
+        """For a disk that has something to repair: see what came, and say whom to ask."""
+        return []
 
 
 class Checker:
@@ -110,7 +123,10 @@ class Host:
         cluster = self.cluster
         config = replace(cluster.config, node=self.node)
         self.folded = self.disk.applied
-        recovered = self.disk.recovered(config.window_slots_max)
+        try:
+            recovered = self.disk.recovered(config.window_slots_max)
+        except VoteLost:
+            return  # it stays down: it must not vote again
         rng = random.Random(cluster.rng.getrandbits(32))
         self.core = cluster.core_class(config, recovered, rng=rng, now=cluster.now)
 
@@ -141,10 +157,7 @@ class Host:
                 self.sync()
 
     def _write(self, effects: Effects, folded: Slot) -> None:
-        if effects.promised is not None:
-            self.disk.promised = effects.promised
-        for record in effects.accepted:
-            self.disk.records[record.slot] = record
+        self.disk.persist(effects)
         if self.cluster.rng.random() < self.cluster.apply_probability:
             self.disk.applied = folded
         self.cluster.checker.persisted(self.node, self.disk)
@@ -161,14 +174,13 @@ class Host:
                 self.step(envelope)
             for to, first, last in effects.send_entries:
                 assert self.core is not None
-                entries = tuple(
-                    self.disk.records[Slot(slot)]
-                    for slot in range(first, min(last, first + self.cluster.learn_entries_max - 1) + 1)
-                )
+                entries = self.disk.read(first, Slot(min(last, first + self.cluster.learn_entries_max - 1)))
                 self.cluster.send([Envelope(self.node, to, Learned(self.core.chosen, entries))])
 
     def step(self, envelope: Envelope) -> None:
         assert self.core is not None
+        peers = self.core.membership.nodes
+        self.cluster.send(self.disk.repairs(envelope.message, self.node, peers, self.cluster.now))
         try:
             self.core.step(envelope, self.cluster.now)
         except ProtocolViolation as violation:
@@ -203,6 +215,7 @@ class Cluster:
         learners: int = 0,
         seed: int = 0,
         core_class: type[Paxos] = Paxos,
+        disk_class: type[Disk] = Disk,
         sync_at_once: bool = True,
         apply_probability: float = 1.0,
         start: bool = True,
@@ -210,6 +223,7 @@ class Cluster:
     ) -> None:
         self.rng = random.Random(seed)
         self.core_class = core_class
+        self.disk_class = disk_class
         self.sync_at_once = sync_at_once
         self.apply_probability = apply_probability
         """How often the applied slot reaches the disk with a batch."""
@@ -236,7 +250,7 @@ class Cluster:
             self.add_host(node, start=start)
 
     def add_host(self, node: int, *, start: bool = True) -> Host:
-        host = Host(self, NodeId(node), Disk(self.membership))
+        host = Host(self, NodeId(node), self.disk_class(self.membership))
         self.hosts[node] = host
         if start:
             host.start()

@@ -7,19 +7,34 @@ shell). ``test_planted_bugs.py`` shows for each that the tests notice.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+import journal.storage.log
+from journal.errors import VoteLost
 from journal.paxos.acceptor import Acceptor
 from journal.paxos.core import Paxos
 from journal.paxos.election import Phase1
 from journal.paxos.leader import Leadership
 from journal.paxos.learner import Learner
 from journal.paxos.membership import Membership, MembershipHistory
-from journal.paxos.messages import Accept, AcceptedValue, Envelope, Learned, Prepare, Promise, TakeOver
+from journal.paxos.messages import (
+    Accept,
+    AcceptedValue,
+    Envelope,
+    Learned,
+    LostValue,
+    Prepare,
+    Promise,
+    TakeOver,
+)
 from journal.paxos.outbox import Outbox
 from journal.paxos.reads import FollowerReads, LeaderReads
+from journal.storage import Write
+from journal.storage.log import LogStore, Recovery
+from journal.storage.records import number_of
 from journal.types import Ballot, NodeId, Slot
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -388,3 +403,97 @@ def hands_over_to_a_node_that_lacks_entries(patch: pytest.MonkeyPatch) -> None:
             self._outbox.send(self.transfer.to, TakeOver(self.ballot, Slot(0)))
 
     patch.setattr(Leadership, "_hand_over", hand_over)
+
+
+# -- damaged records -------------------------------------------------------------------
+
+
+@bug
+def takes_a_damaged_acceptance_for_none(patch: pytest.MonkeyPatch) -> None:
+    def recover(self: LogStore, *args: Any) -> Recovery:
+        return original(self, *args)._replace(lost=())
+
+    original = LogStore.recover
+    patch.setattr(LogStore, "recover", recover)
+
+
+@bug
+def believes_a_record_with_a_bad_checksum(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(journal.storage.log, "unseal", lambda key, sealed: sealed[4:])
+
+
+@bug
+def drops_what_follows_a_damaged_record(patch: pytest.MonkeyPatch) -> None:
+    def recover(self: LogStore, *args: Any) -> Recovery:
+        found = original(self, *args)
+        first = min((slot for slot, _ballot in found.lost), default=1 << 60)
+        return found._replace(accepted=tuple(r for r in found.accepted if r.slot < first), lost=())
+
+    original = LogStore.recover
+    patch.setattr(LogStore, "recover", recover)
+
+
+@bug
+def does_not_look_at_identifiers(patch: pytest.MonkeyPatch) -> None:
+    def joined(left: Any, right: Any) -> Any:
+        return ((number_of(key), sealed, None) for key, sealed in left)
+
+    patch.setattr(journal.storage.log, "_joined", joined)
+
+
+@bug
+def says_nothing_of_lost_slots_in_a_promise(patch: pytest.MonkeyPatch) -> None:
+    def on_promise(self: Phase1, sender: NodeId, promise: Promise) -> None:
+        original(self, sender, replace(promise, lost=()))
+
+    original = Phase1.on_promise
+    patch.setattr(Phase1, "on_promise", on_promise)
+
+
+@bug
+def proposes_the_next_best_value_of_a_damaged_slot(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Phase1, "is_settled", lambda self, slot, membership: True)
+
+
+@bug
+def counts_everybody_who_promised_as_empty(patch: pytest.MonkeyPatch) -> None:
+    def is_settled(self: Phase1, slot: Slot, membership: Membership) -> bool:
+        best = self.best.get(slot)
+        lost = self.lost.get(slot, {})
+        ballot = Ballot.ZERO if best is None else best.ballot
+        above = {node for node, bound in lost.items() if bound > ballot}
+        return len(above) < membership.quorum  # and those who have not promised are forgotten
+
+    patch.setattr(Phase1, "is_settled", is_settled)
+
+
+@bug
+def bounds_a_slot_of_unknown_ballot_by_nothing(patch: pytest.MonkeyPatch) -> None:
+    def init(self: Acceptor, promised: Ballot, accepted: Any, outbox: Outbox, lost: Any = ()) -> None:
+        lost = [LostValue(slot, Ballot.ZERO) if bound == promised else (slot, bound) for slot, bound in lost]
+        original(self, promised, accepted, outbox, lost)
+
+    original = Acceptor.__init__
+    patch.setattr(Acceptor, "__init__", init)
+
+
+@bug
+def reads_the_lower_copy_of_its_promise(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(journal.storage.log, "max", min, raising=False)
+
+
+@bug
+def votes_on_without_a_promise(patch: pytest.MonkeyPatch) -> None:
+    def promised(self: LogStore, mended: list[Write]) -> Ballot:
+        try:
+            return original(self, mended)
+        except VoteLost:
+            return Ballot(1, NodeId(1))  # that of what it finds accepted, say
+
+    original = LogStore._promised
+    patch.setattr(LogStore, "_promised", promised)
+
+
+@bug
+def waits_at_a_damaged_slot_without_asking_on(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Leadership, "waits_for", None)

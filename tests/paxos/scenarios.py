@@ -27,7 +27,9 @@ from journal.paxos.messages import (
     Promise,
     ReadIndexReply,
 )
+from journal.storage.records import ACCEPTED, PROMISED, PROMISED_AGAIN, number_key
 from journal.types import NodeId, Slot
+from tests.paxos.damage import RecordDisk
 from tests.paxos.harness import Cluster, members
 
 SCENARIOS: dict[str, Callable[[], None]] = {}
@@ -638,3 +640,169 @@ def hands_over_to_a_node_that_lacks_entries() -> None:
     cluster.hosts[1].drain()
     assert cluster.run(1.0, until=lambda: cluster[2].role is not Role.FOLLOWER)
     assert cluster[2].chosen == 1  # before it stood
+
+
+# -- damaged records ---------------------------------------------------------------------
+
+
+def with_records(nodes: int = 3) -> Cluster:
+    """A cluster on disks of real records, whose applied slot never reaches them."""
+    return Cluster(nodes, disk_class=RecordDisk, apply_probability=0.0)
+
+
+def disk_of(cluster: Cluster, node: int) -> RecordDisk:
+    disk = cluster.hosts[node].disk
+    assert isinstance(disk, RecordDisk)
+    return disk
+
+
+def restart(cluster: Cluster, node: int) -> None:
+    cluster.hosts[node].crash()
+    cluster.hosts[node].start()
+
+
+def damaged_on_2(*slots: int, identifiers: bool = False) -> Cluster:
+    """Nodes 1 and 2 have chosen slots 1 to 3, then the disk of 2 damaged some of them."""
+    cluster = with_records()
+    cluster.stand(1, 2)
+    for value in (b"one", b"two", b"three"):
+        cluster.hosts[1].propose(value)
+    cluster.talk(1, 2, kinds=PHASE_2)
+    cluster.lose()
+    for slot in slots:
+        disk_of(cluster, 2).damage_value(slot)
+        if identifiers:
+            disk_of(cluster, 2).damage_identifier(slot)
+    restart(cluster, 2)
+    return cluster
+
+
+def chosen_anew(cluster: Cluster) -> None:
+    """Node 3, which knows nothing, leads with the promise of 2, then hears 1 as well."""
+    cluster.stand(3, 2)
+    cluster.hosts[3].propose(b"new")
+    cluster.talk(2, 3)
+    assert cluster.run(20.0, until=lambda: cluster.leader() is not None and cluster.settled())
+    assert [cluster.checker.values[Slot(slot)] for slot in (1, 2, 3)] == [b"one", b"two", b"three"]
+
+
+@scenario
+def takes_a_damaged_acceptance_for_none() -> None:
+    chosen_anew(damaged_on_2(2))
+
+
+@scenario
+def believes_a_record_with_a_bad_checksum() -> None:
+    cluster = damaged_on_2()
+    disk_of(cluster, 1).damage_value(2)
+    cluster.hosts[2].crash()
+    cluster.run(3.0)  # node 3 asks 1 for what is chosen
+    cluster.hosts[2].start()
+    assert cluster.run(20.0, until=lambda: cluster.leader() is not None and cluster.settled())
+    assert cluster.hosts[3].folded >= 3
+
+
+@scenario
+def drops_what_follows_a_damaged_record() -> None:
+    chosen_anew(damaged_on_2(2))
+
+
+@scenario
+def does_not_look_at_identifiers() -> None:
+    cluster = damaged_on_2()
+    disk = disk_of(cluster, 2)
+    assert disk.lose(number_key(ACCEPTED, 2))
+    restart(cluster, 2)
+    chosen_anew(cluster)
+
+
+@scenario
+def says_nothing_of_lost_slots_in_a_promise() -> None:
+    chosen_anew(damaged_on_2(1, 2, 3))
+
+
+def two_values() -> Cluster:
+    """Node 3 accepted "old" of its own ballot; later "new" was chosen there by 1 and 2."""
+    cluster = with_records()
+    cluster.stand(3, 2)
+    cluster.hosts[3].propose(b"old")
+    cluster.lose()
+    cluster.stand(1, 2)
+    cluster.hosts[1].propose(b"new")
+    cluster.talk(1, 2, kinds=PHASE_2)
+    cluster.lose()
+    assert cluster.checker.values == {1: b"new"}
+    return cluster
+
+
+def new_stays(cluster: Cluster) -> None:
+    cluster.stand(3, 2)
+    cluster.talk(2, 3)
+    assert cluster.run(20.0, until=lambda: cluster.leader() is not None and cluster.settled())
+    assert cluster.checker.values[Slot(1)] == b"new"
+
+
+@scenario
+def proposes_the_next_best_value_of_a_damaged_slot() -> None:
+    cluster = two_values()
+    disk_of(cluster, 2).damage_value(1)
+    restart(cluster, 2)
+    new_stays(cluster)
+
+
+@scenario
+def counts_everybody_who_promised_as_empty() -> None:
+    chosen_anew(damaged_on_2(2))
+
+
+@scenario
+def bounds_a_slot_of_unknown_ballot_by_nothing() -> None:
+    cluster = two_values()
+    disk_of(cluster, 2).damage_value(1)
+    disk_of(cluster, 2).damage_identifier(1)
+    restart(cluster, 2)
+    new_stays(cluster)
+
+
+@scenario
+def reads_the_lower_copy_of_its_promise() -> None:
+    cluster = with_records()
+    cluster.stand(1, 3)
+    cluster.hosts[1].propose(b"old")
+    late = cluster.lose(sender=1, to=3, kind=Accept)
+    older = disk_of(cluster, 3).storage.get(PROMISED)
+    cluster.stand(2, 3, kinds=ELECTION)
+    disk_of(cluster, 3).storage.write_now([(PROMISED, older)], sync=True)  # as a lost write leaves it
+    restart(cluster, 3)
+    for envelope in late:
+        cluster.deliver(envelope)
+    cluster.talk(1, 3, kinds=PHASE_2)
+    assert cluster.hosts[1].folded == 0, "what node 1 proposed is refused"
+
+
+@scenario
+def votes_on_without_a_promise() -> None:
+    cluster = with_records()
+    cluster.stand(1, 3)
+    cluster.hosts[1].propose(b"old")
+    late = cluster.lose(sender=1, to=3, kind=Accept)
+    cluster.stand(2, 3, kinds=ELECTION)
+    for key in (PROMISED, PROMISED_AGAIN):
+        disk_of(cluster, 3).flip(key, 60)
+    restart(cluster, 3)
+    for envelope in late:
+        cluster.deliver(envelope)
+    cluster.talk(1, 3, kinds=PHASE_2)
+    assert cluster.hosts[1].folded == 0
+    assert not cluster.hosts[3].up
+
+
+@scenario
+def waits_at_a_damaged_slot_without_asking_on() -> None:
+    cluster = damaged_on_2(2)
+    cluster.stand(3, 2)
+    assert not cluster[3].can_propose
+    cluster.lose()
+    ballot = cluster[3].ballot
+    assert cluster.run(2.0, until=lambda: cluster[3].can_propose)
+    assert cluster[3].ballot == ballot
