@@ -201,7 +201,7 @@ class Admission:
             verdict = known.get(position)
             if verdict is not None:
                 if isinstance(verdict, Rejected):
-                    reason = verdict.reason.value
+                    reason = verdict.reason.value.lower()
                     self.rejected_early[reason] = self.rejected_early.get(reason, 0) + 1
                 self._settle(submission, index, verdict)
                 continue

@@ -94,5 +94,5 @@ class Counters:
         for batch in batches:
             for verdict in batch:
                 if type(verdict) is not int:
-                    rejected = verdict.reason.value if isinstance(verdict, Rejected) else "expired"
+                    rejected = verdict.reason.value.lower() if isinstance(verdict, Rejected) else "expired"
                     self.offers_rejected[rejected] += 1

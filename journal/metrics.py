@@ -19,7 +19,7 @@ from prometheus_client.utils import floatToGoString
 
 from journal.counters import Histogram
 from journal.http import Page, Reply, text
-from journal.status import ALARMS, WRITE_STUCK_S
+from journal.status import ALARMS, WRITE_STUCK_S, NodeStatus
 
 if TYPE_CHECKING:
     from journal.node import Node
@@ -32,17 +32,20 @@ class NodeCollector(Collector):
         self._node = node
 
     def collect(self) -> Iterator[Metric]:
-        yield from self._leadership()
+        status = self._node.status()
+        yield from self._leadership(status)
         yield from self._entries()
-        yield from self._offers()
-        yield from self._edge()
-        yield from self._peers()
-        yield from self._state()
+        yield from self._offers(status)
+        yield from self._edge(status)
+        yield from self._peers(status)
+        yield from self._state(status)
 
-    def _leadership(self) -> Iterator[Metric]:
-        node, status, counters = self._node, self._node.status(), self._node.counters
+    def _leadership(self, status: NodeStatus) -> Iterator[Metric]:
+        node, counters = self._node, self._node.counters
         info = {"node": str(status.node), "cluster": status.cluster, "endpoint": status.endpoint}
-        family = GaugeMetricFamily("synod_node_info", "Always 1; the labels say who this is.", labels=list(info))
+        family = GaugeMetricFamily(
+            "synod_node_info", "Always 1; the labels say who this is.", labels=list(info)
+        )
         family.add_metric(list(info.values()), 1)
         yield family
         yield _gauge("synod_has_leader", "1 if the node knows a leader.", status.leader is not None)
@@ -79,7 +82,7 @@ class NodeCollector(Collector):
         yield _histogram("synod_log_sync_seconds", "A synced write of the log.", counters.sync_s)
         yield _histogram("synod_fold_seconds", "Folding one entry.", counters.fold_s)
 
-    def _offers(self) -> Iterator[Metric]:
+    def _offers(self, status: NodeStatus) -> Iterator[Metric]:
         node, counters = self._node, self._node.counters
         yield _counter("synod_offers_proposed", "Offers proposed as leader.", counters.offers_proposed)
         yield _counter(
@@ -98,9 +101,9 @@ class NodeCollector(Collector):
             "reason",
             node.rejected_early,
         )
-        yield _gauge("synod_offers_pending", "Offers taken in and not yet answered.", node.offers_pending)
+        yield _gauge("synod_offers_pending", "Offers taken in and not yet answered.", status.offers_inflight)
 
-    def _edge(self) -> Iterator[Metric]:
+    def _edge(self, status: NodeStatus) -> Iterator[Metric]:
         counters = self._node.counters
         yield _counters(
             "synod_requests_refused",
@@ -117,12 +120,12 @@ class NodeCollector(Collector):
             "consistency",
             counters.reads,
         )
-        tails = self._node.tails
-        yield _gauge("synod_tails", "Tails that are open.", tails.open)
-        yield _gauge("synod_tail_lag_revisions", "Of the tail that is furthest behind.", tails.lag)
+        yield _gauge("synod_tails", "Tails that are open.", status.tails)
+        lag = self._node.tails.lag
+        yield _gauge("synod_tail_lag_revisions", "Of the tail that is furthest behind.", lag)
 
-    def _peers(self) -> Iterator[Metric]:
-        peers = {str(peer.node): peer for peer in self._node.status().peers}
+    def _peers(self, status: NodeStatus) -> Iterator[Metric]:
+        peers = {str(peer.node): peer for peer in status.peers}
         links = {str(node): link for node, link in self._node.links().items()}
         yield _gauges(
             "synod_peer_connected",
@@ -167,8 +170,8 @@ class NodeCollector(Collector):
             self._node.counters.inbox_dropped,
         )
 
-    def _state(self) -> Iterator[Metric]:
-        status, counters = self._node.status(), self._node.counters
+    def _state(self, status: NodeStatus) -> Iterator[Metric]:
+        counters = self._node.counters
         yield _gauge("synod_revision", "The journal's revision here.", status.revision)
         yield _gauge("synod_compacted_revision", "The oldest revision that can be read.", status.compacted)
         yield _gauge("synod_applied_slot", "The last slot folded.", status.applied)
@@ -179,12 +182,11 @@ class NodeCollector(Collector):
             "synod_leases_expired", "Leases expired by this node as leader.", counters.leases_expired
         )
         yield _gauge("synod_disk_used_bytes", "The data folder, about.", status.disk_bytes)
-        free = {} if status.disk_free_bytes is None else {(): status.disk_free_bytes}
         family = GaugeMetricFamily(
-            "synod_disk_free_bytes", "Left on the data folder's file system.", labels=[]
+            "synod_disk_free_bytes", "Left on the data folder's file system.", labels=()
         )
-        for labels, value in free.items():
-            family.add_metric(labels, value)
+        if status.disk_free_bytes is not None:
+            family.add_metric((), status.disk_free_bytes)
         yield family
 
 

@@ -138,12 +138,20 @@ class _Case:
         there, here = self._peer(a, b), self._peer(b, a)
         round_trip = there.round_trip_s if there else None
         why = there.why if there else ""
-        if b in self.said:
-            heard = here.heard_ago_s if here else None
-            return Reach(heard is not None and heard <= SILENT_S, heard, round_trip, why)
-        if there is not None:
-            return Reach(there.connected and round_trip is not None, None, round_trip, why)
-        return Reach(None)
+        if here is None and there is None:
+            return Reach(None)
+        if self._is_dead(a) or self._is_dead(b):
+            return Reach(False, here.heard_ago_s if here else None, None, why)
+        if here is not None:
+            # Who answers nobody here is taken for alive only where its stream stands still.
+            heard = here.heard_ago_s is not None and here.heard_ago_s <= SILENT_S
+            return Reach(heard and (a in self.said or here.connected), here.heard_ago_s, round_trip, why)
+        assert there is not None
+        return Reach(there.connected and round_trip is not None, None, round_trip, why)
+
+    def _is_dead(self, node: NodeId) -> bool:
+        """Whether its process is known not to run."""
+        return node in self.silent and self.silent[node].state in ("down", "paused")
 
     def _is_heard(self, node: NodeId) -> bool:
         return any(self.matrix[node, other].ok for other in self.nodes if other != node)
