@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from synod.local_state import (
+    ADD,
     HOST,
     HTTP_PORT_ABOVE,
     AgentPlan,
@@ -38,7 +39,9 @@ from synod.local_state import (
     PortInUse,
     State,
     StateFile,
+    first_peers,
     free_ports,
+    next_joiner,
     require_free,
 )
 from synod.local_view import NodeView, ballot_of, view_of, what_is_missing
@@ -182,7 +185,7 @@ class LocalCluster:
         with self._file.locked():
             state = self._file.read()
             alive = self._alive(state)
-            nodes = [plan for plan in state.nodes if plan.name not in alive]
+            nodes = [plan for plan in state.nodes if plan.name not in alive and plan.todo != ADD]
             idle_agents = [plan for plan in state.agents if agents and plan.name not in alive]
             for node in nodes:
                 require_free(node)
@@ -226,6 +229,60 @@ class LocalCluster:
             plan.memory = memory if memory is not None else plan.memory
             plan.attributes = dict(attributes) if attributes is not None else plan.attributes
             return self._spawn_agent(state, plan).pid
+
+    # -- growing and shrinking ------------------------------------------------------
+
+    def grow(
+        self, nodes: int, timeout_s: float = 60.0, *, on_wait: Callable[[str], None] | None = None
+    ) -> list[int]:
+        """Let the running cluster have ``nodes`` nodes that vote; return the numbers of the new ones.
+
+        Each is added, started, and promoted when it has caught up, one after the other. What an
+        interrupted call left undone is done first. Raises ``LocalClusterError``, and what
+        ``Journal.change_members`` raises.
+        """
+        from synod.local_growth import grow
+
+        return grow(self, nodes, timeout_s, on_wait or (lambda _text: None))
+
+    def plans(self) -> list[NodePlan]:
+        return self._file.read().nodes
+
+    def plan_joiner(self) -> NodePlan:
+        """Plan a node that is to be added to the cluster, under a number that no node had."""
+        with self._file.locked():
+            state = self._file.read()
+            if len(state.nodes) >= NODES_MAX:
+                raise LocalClusterError(f"a cluster here has up to {NODES_MAX} nodes")
+            plan = next_joiner(state)
+            state.nodes.append(plan)
+            state.last_node = plan.node
+            self._file.write(state)
+            return plan
+
+    def add_joiner(self, node: int, endpoint: str) -> None:
+        """Take a node that was added to the cluster into the plan. Nothing where it is in it."""
+        with self._file.locked():
+            state = self._file.read()
+            if all(plan.node != node for plan in state.nodes):
+                state.nodes.append(NodePlan(node, endpoint, joins=True))
+                state.last_node = max(state.last_node, node)
+                self._file.write(state)
+
+    def set_todo(self, node: int, todo: str) -> None:
+        with self._file.locked():
+            state = self._file.read()
+            self._plan(state, node).todo = todo
+            self._file.write(state)
+
+    def forget_node(self, node: int) -> None:
+        """Stop a node that was removed from the cluster, and drop it from the plan. Its folder stays."""
+        self.stop(only={f"node-{node}"}, tasks=False)
+        with self._file.locked():
+            state = self._file.read()
+            state.last_node = max([state.last_node, *(plan.node for plan in state.nodes)])
+            state.nodes = [plan for plan in state.nodes if plan.node != node]
+            self._file.write(state)
 
     # -- doing harm -----------------------------------------------------------------
 
@@ -384,7 +441,7 @@ class LocalCluster:
             if other and other.alive and other.pid != os.getpid():
                 raise LocalClusterError(
                     f"`synod up` runs already for {self.folder} (pid {other.pid}): "
-                    "see `synod status`, stop it with `synod down`"
+                    "see `synod status`, stop it with `synod down`, let it grow with --nodes and --detach"
                 )
             ref = ProcessRef.of(os.getpid())
             assert ref is not None
@@ -416,13 +473,13 @@ class LocalCluster:
         raise LocalClusterError(f"there is no node {node}: this cluster has {known}")
 
     def _spawn_node(self, state: State, plan: NodePlan) -> ProcessRef:
-        members = ",".join(f"{other.node}={other.endpoint}" for other in state.nodes)
         command = ["node", "--node", str(plan.node), "--dir", str(self.node_folder(plan.node))]
-        command += ["--listen", plan.endpoint, "--cluster", state.cluster, "--members", members]
+        command += ["--listen", plan.endpoint, "--cluster", state.cluster]
         command += ["--http-listen", plan.http]
         command += state.node_args
-        if not plan.created:
-            command.append("--create")
+        if not plan.created:  # from then on its folder knows
+            members = ",".join(f"{other.node}={other.endpoint}" for other in first_peers(state, plan))
+            command += ["--members", members, "--join" if plan.joins else "--create"]
         return self._spawn(state, plan.name, command)
 
     def _spawn_agent(self, state: State, plan: AgentPlan) -> ProcessRef:

@@ -44,12 +44,22 @@ class NotReady(LocalClusterError):
     """The cluster did not become ready in time; the text says what each node was up to."""
 
 
+ADD = "add"
+"""It is planned, but the cluster may not know of it yet: it is not started."""
+PROMOTE = "promote"
+"""It is a learner that is to vote when it has caught up."""
+
+
 @dataclass(slots=True)
 class NodePlan:
     node: int
     endpoint: str
     created: bool = False
     """It was ready once: from then on an empty folder means that its promises are lost."""
+    joins: bool = False
+    """It is not of the first members: it was, or is to be, added to the cluster while that runs."""
+    todo: str = ""
+    """What is left to do until it votes: ``ADD``, ``PROMOTE``, or nothing."""
 
     @property
     def name(self) -> str:
@@ -87,6 +97,8 @@ class State:
     node_args: list[str]
     agent_args: list[str]
     running: dict[str, ProcessRef] = field(default_factory=dict)
+    last_node: int = 0
+    """The highest number that a node ever had: the numbers of removed ones are not given again."""
 
     def dump(self) -> str:
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=2) + "\n"
@@ -103,6 +115,7 @@ class State:
             node_args=data["node_args"],
             agent_args=data["agent_args"],
             running={name: ProcessRef(**ref) for name, ref in data["running"].items()},
+            last_node=data.get("last_node", 0),
         )
 
 
@@ -147,6 +160,26 @@ def port_is_free(port: int) -> bool:
         except OSError:
             return False
         return True
+
+
+def next_joiner(state: State) -> NodePlan:
+    """Return a node that is to be added: under a number that none ever had, and next to the others."""
+    number = max([state.last_node, *(plan.node for plan in state.nodes)]) + 1
+    first = min(state.nodes, key=lambda plan: plan.node)
+    host = first.endpoint.rpartition(":")[0]
+    plan = NodePlan(number, f"{host}:{first.port - first.node + number}", joins=True, todo=ADD)
+    try:
+        require_free(plan)
+    except (PortInUse, OverflowError):
+        plan.endpoint = f"{host}:{free_ports(1)[0]}"
+    return plan
+
+
+def first_peers(state: State, plan: NodePlan) -> list[NodePlan]:
+    """Return whom a node is told of at its first start: the first members, or those that it joins."""
+    if plan.joins:
+        return [other for other in state.nodes if other is not plan and other.todo != ADD]
+    return [other for other in state.nodes if not other.joins]
 
 
 def require_free(plan: NodePlan) -> None:

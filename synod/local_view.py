@@ -64,6 +64,18 @@ def view_of(
     return NodeView(plan.node, plan.endpoint, ref.pid, answer.role, answer, "", plan.http)
 
 
+def votes_of(views: Sequence[NodeView]) -> dict[int, str]:
+    """Return who is a ``voter`` and who a ``learner``, by the word of the leader; without one, by that
+    of the node at the highest ballot. A node on its own may be of the past."""
+    said = [view for view in views if view.said]
+    if not said:
+        return {}
+    leaders = [view for view in said if view.role == "leader"]
+    best = max(leaders or said, key=ballot_of).said
+    assert best is not None
+    return {member.node: "voter" if member.voter else "learner" for member in best.members}
+
+
 def ballot_of(view: NodeView) -> tuple[int, int]:
     """Return (round, node) of the ballot that a node which answered stands at."""
     assert view.said is not None

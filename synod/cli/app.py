@@ -13,6 +13,7 @@ from synod.cli.admin import compact, transfer_leader
 from synod.cli.cluster import down, status, up
 from synod.cli.data import delete, get, put, scan
 from synod.cli.lease import lease
+from synod.cli.member import member
 from synod.cli.offer import offer
 from synod.cli.programs import agent, node
 from synod.cli.quorum import quorum
@@ -22,7 +23,7 @@ from synod.cli.tasks import logs, ps, run_task, stop
 SECTIONS: dict[str, Sequence[click.Command]] = {
     "A cluster on this machine": (up, down, status),
     "The journal": (put, get, scan, delete, offer, tail, lease),
-    "Operations": (quorum, transfer_leader, compact),
+    "Operations": (member, quorum, transfer_leader, compact),
     "Tasks": (run_task, ps, logs, stop),
     "Programs": (node, agent),
 }

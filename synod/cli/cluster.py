@@ -30,6 +30,7 @@ WATCH_INTERVAL_S = 0.25
         "synod up --nodes 5 --agents 0      a journal of 5 nodes, and no agents",
         "synod up --detach --dir /tmp/c1 --base-port 7500",
         "synod up                           after Ctrl-C or a crash: the same cluster, with its data",
+        "synod up --nodes 5 --detach        a cluster of 3, running or not: two more nodes join it",
     )
 )
 @click.option("--nodes", type=click.IntRange(1, 9), help=f"How many nodes.  [default: {NODES}]")
@@ -60,12 +61,12 @@ def up(
     cluster = _plan(folder, nodes, agents, base_port)
     with _signals_as_interrupts():
         if detach:
-            _start(cluster, agents, timeout_s, as_json)
+            _start(cluster, agents, timeout_s, as_json, nodes)
             _show(cluster, as_json)
             return
         cluster.adopt_supervisor()
         try:
-            _start(cluster, agents, timeout_s, as_json)
+            _start(cluster, agents, timeout_s, as_json, nodes)
             try:
                 _show(cluster, as_json)
                 _say_where(cluster, as_json)
@@ -144,11 +145,10 @@ def _plan(folder: Path, nodes: int | None, agents: int | None, base_port: int | 
 
     try:
         cluster = LocalCluster.load(folder)
-        contradiction = _contradiction(cluster, nodes, base_port)
+        contradiction, hint = _contradiction(cluster, nodes, base_port)
         if not contradiction:
             return cluster
         if not cluster.unused:
-            hint = "Leave the option out to start it again, or choose another --dir for a new cluster."
             raise misuse(contradiction, hint)
         cluster.discard()
     except NoCluster:
@@ -161,34 +161,53 @@ def _plan(folder: Path, nodes: int | None, agents: int | None, base_port: int | 
     )
 
 
-def _contradiction(cluster: LocalCluster, nodes: int | None, base_port: int | None) -> str:
-    there = shown_path(cluster.folder)
-    if nodes is not None and nodes != len(cluster.nodes):
-        return f"the cluster in {there} has {len(cluster.nodes)} nodes, not {nodes}"
-    if base_port is not None and cluster.endpoint(1) != f"127.0.0.1:{base_port + 1}":
-        return f"node 1 of the cluster in {there} has the address {cluster.endpoint(1)}"
-    return ""
+def _contradiction(cluster: LocalCluster, nodes: int | None, base_port: int | None) -> tuple[str, str]:
+    """Return what is asked for against the plan, and what to do in its place. More nodes are no
+    contradiction: they join. Fewer are: which ones are to go is not for this command to guess."""
+    there, present = shown_path(cluster.folder), cluster.nodes
+    if nodes is not None and nodes < len(present) and not cluster.unused:
+        leaving = [f"`synod member remove {node}`" for node in sorted(present)[nodes:][::-1]]
+        return (
+            f"the cluster in {there} has {len(present)} nodes, not {nodes}",
+            f"To shrink it, remove nodes for good while it runs, such as with {', '.join(leaving)}.",
+        )
+    if nodes is not None and nodes != len(present) and cluster.unused:
+        return f"the plan in {there} is of {len(present)} nodes", ""
+    first = cluster.nodes[0]
+    if base_port is not None and cluster.endpoint(first) != f"127.0.0.1:{base_port + first}":
+        return (
+            f"node {first} of the cluster in {there} has the address {cluster.endpoint(first)}",
+            "Leave the option out to start it again, or choose another --dir for a new cluster.",
+        )
+    return "", ""
 
 
-def _start(cluster: LocalCluster, agents: int | None, timeout_s: float, quiet: bool) -> None:
-    """Start what does not run (of the agents: the first ``agents``) and wait until it is ready.
+def _start(
+    cluster: LocalCluster, agents: int | None, timeout_s: float, quiet: bool, nodes: int | None = None
+) -> None:
+    """Start what does not run (of the agents: the first ``agents``) and wait until it is ready; then
+    let the cluster grow to ``nodes``.
 
     What was started by a start that fails or is interrupted is stopped again; what ran before is
     not touched.
     """
-    before = cluster.running()
+    before, planned = cluster.running(), {f"node-{node}" for node in cluster.nodes}
     try:
         started = cluster.start(agents=False)
         with progress(
             f"starting {_count(started)}" if started else "waiting for the nodes", quiet=quiet
         ) as tell:
             cluster.wait_ready(timeout_s, on_wait=tell)
+            if cluster.grow(nodes or 0, timeout_s, on_wait=tell):
+                cluster.wait_ready(timeout_s, on_wait=tell)
             for number in cluster.agents if agents is None else range(1, agents + 1):
                 cluster.start_agent(number)
             tell("agents connect")
             cluster.wait_agents(timeout_s)
     except BaseException:
-        cluster.stop(only=set(cluster.running()) - set(before))
+        # But not a node that has joined since: the others may count on its vote.
+        joined = {f"node-{node}" for node in cluster.nodes} - planned
+        cluster.stop(only=set(cluster.running()) - set(before) - joined)
         raise
 
 
@@ -269,9 +288,12 @@ def _ask_strangers(endpoints: Sequence[str], timeout_s: float) -> list[NodeView]
 
 
 def _show_views(views: Sequence[NodeView], cluster_id: str | None, as_json: bool) -> None:
+    from synod.local_view import votes_of
+
+    votes = votes_of(views)
     if as_json:
         leader = next((view.node for view in views if view.role == "leader"), None)
-        nodes: list[dict[str, Any]] = [view.as_json() for view in views]
+        nodes: list[dict[str, Any]] = [{**view.as_json(), "member": votes.get(view.node)} for view in views]
         emit_json({"cluster": cluster_id, "leader": leader, "nodes": nodes})
         return
     rows = []
@@ -281,8 +303,22 @@ def _show_views(views: Sequence[NodeView], cluster_id: str | None, as_json: bool
             (said.ballot, said.revision, said.applied, said.lag, size(said.disk_bytes)) if said else "-----"
         )
         health = said.health if said else view.why
-        rows.append((view.node or "?", view.endpoint, view.pid or "-", view.role, *facts, health))
-    columns = ("node", "endpoint", "pid", "role", "ballot", "revision", "applied", "lag", "disk", "health")
+        votes_as = votes.get(view.node, "no member" if votes and view.node else "-")
+        place = (view.node or "?", view.endpoint, view.pid or "-", votes_as, view.role)
+        rows.append((*place, *facts, health))
+    columns = (
+        "node",
+        "endpoint",
+        "pid",
+        "member",
+        "role",
+        "ballot",
+        "revision",
+        "applied",
+        "lag",
+        "disk",
+        "health",
+    )
     table(columns, rows, right=("node", "pid", "revision", "applied", "lag", "disk"))
 
 

@@ -46,6 +46,8 @@ class Target:
     """The cluster id that the nodes must have; None: whichever they have."""
     timeout_s: float
     as_json: bool
+    folder: Path | None = None
+    """Of the cluster of `synod up`, where it is one that was found by its folder."""
 
 
 def parse_endpoints(text: str, option: str = "--endpoints") -> tuple[str, ...]:
@@ -77,7 +79,7 @@ def find_target(
             code=UNAVAILABLE,
             hint=f"Start it again with `synod up --dir {folder}`.",
         )
-    return Target(tuple(local.endpoints), cluster or local.cluster_id, timeout_s, as_json)
+    return Target(tuple(local.endpoints), cluster or local.cluster_id, timeout_s, as_json, local.folder)
 
 
 def target_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -66,6 +66,7 @@ def _code_of_library_error(error: BaseException) -> int | None:
 _CODES = {
     "InvalidRequest": MISUSE,
     "OfferRejected": REJECTED,
+    "ChangeRefused": REJECTED,
     "OfferUnknown": UNAVAILABLE,
     "Unavailable": UNAVAILABLE,
     "Overloaded": UNAVAILABLE,
@@ -110,6 +111,8 @@ def report(error: BaseException, code: int, as_json: bool) -> None:
 
 _HINTS = {
     "NoCluster": "Start one with `synod up`, or name a running one with --endpoints or --dir.",
+    "ChangeRefused": "Nothing was changed. `synod member list` shows who is a member, and how each is.",
+    "NotCaughtUp": "Run the command again: it goes on from where things are.",
     "Unavailable": "`synod status` shows which nodes run and whether they have a leader.",
     "NotLeader": "`synod status` shows which nodes run and whether they have a leader.",
     "TooSlowError": "`synod status` shows which nodes run and whether they have a leader.",

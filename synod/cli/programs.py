@@ -21,25 +21,25 @@ log_options = (
 )
 
 
-def parse_members(text: str) -> tuple[tuple[int, str], ...]:
+def parse_members(text: str, option: str = "--members") -> tuple[tuple[int, str], ...]:
     """Return (node, endpoint) pairs of ``1=host:port,2=…``. Raises BadParameter naming the wrong one."""
     members: dict[int, str] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         number, equals, endpoint = part.partition("=")
         if not (equals and number.isascii() and number.isdigit() and 0 < int(number) < 2**32):
             raise click.BadParameter(
-                f"{part!r} is not NODE=HOST:PORT (such as 1=10.0.0.1:7401)", param_hint="'--members'"
+                f"{part!r} is not NODE=HOST:PORT (such as 1=10.0.0.1:7401)", param_hint=f"'{option}'"
             )
         if int(number) in members:
-            raise click.BadParameter(f"node {number} is named twice", param_hint="'--members'")
+            raise click.BadParameter(f"node {number} is named twice", param_hint=f"'{option}'")
         try:
             [members[int(number)]] = parse_endpoints(endpoint)
         except (click.BadParameter, ValueError):
             raise click.BadParameter(
-                f"{endpoint!r} of node {number} is not host:port", param_hint="'--members'"
+                f"{endpoint!r} of node {number} is not host:port", param_hint=f"'{option}'"
             ) from None
     if len(set(members.values())) < len(members):
-        raise click.BadParameter("two nodes have the same endpoint", param_hint="'--members'")
+        raise click.BadParameter("two nodes have the same endpoint", param_hint=f"'{option}'")
     return tuple(sorted(members.items()))
 
 
@@ -48,8 +48,11 @@ def parse_members(text: str) -> tuple[tuple[int, str], ...]:
         "synod node --node 1 --dir /var/lib/synod --listen 0.0.0.0:7401 --cluster prod \\",
         "  --members 1=10.0.0.1:7401,2=10.0.0.2:7401,3=10.0.0.3:7401 --create",
         "",
-        "Leave --create out from the second start on: then a node whose folder was lost says so,",
-        "in place of voting again about what it has forgotten.",
+        "synod node --node 4 --dir /var/lib/synod --listen 10.0.0.4:7401 --cluster prod \\",
+        "  --members 1=10.0.0.1:7401,2=10.0.0.2:7401,3=10.0.0.3:7401 --join",
+        "",
+        "Leave --create or --join out from the second start on (--members is not needed then either): a",
+        "node whose folder was lost says so, in place of voting again about what it has forgotten.",
     )
 )
 @click.option("--node", type=click.IntRange(1, 2**32 - 1), required=True, help="This node's number.")
@@ -58,7 +61,12 @@ def parse_members(text: str) -> tuple[tuple[int, str], ...]:
 )
 @click.option("--listen", required=True, metavar="HOST:PORT", help="Where it listens.")
 @click.option("--cluster", required=True, metavar="ID", help="The cluster's id; the same on all nodes.")
-@click.option("--members", required=True, metavar="N=HOST:PORT,…", help="All nodes, this one included.")
+@click.option(
+    "--members",
+    default="",
+    metavar="N=HOST:PORT,…",
+    help="At its first start: all nodes, this one included; with --join the present members, without it.",
+)
 @click.option(
     "--http-listen",
     metavar="HOST:PORT",
@@ -73,6 +81,9 @@ def parse_members(text: str) -> tuple[tuple[int, str], ...]:
     help="Raise an alarm when less than this is left on the disk.",
 )
 @click.option("--create", is_flag=True, help="Make the data folder: only at this node's very first start.")
+@click.option(
+    "--join", is_flag=True, help="The same for a node that `synod member add` lets into a running cluster."
+)
 @click.option(
     "--election-timeout-ms", type=click.IntRange(50, 60_000), default=1_000, show_default=True, metavar="MS"
 )
@@ -90,6 +101,7 @@ def node(
     http_listen: str | None,
     alarm_disk_free_mib: int,
     create: bool,
+    join: bool,
     election_timeout_ms: int,
     heartbeat_interval_ms: int,
     log_level: str,
@@ -100,8 +112,14 @@ def node(
     Exit codes: 0 stopped, 1 wrong settings or folder, 3 the disk failed.
     """
     known = dict(parse_members(members))
-    if node not in known:
+    if create and join:
+        raise misuse("--create is for the nodes of a new cluster, --join for a later one: not both")
+    if (create or join) and not known:
+        raise misuse("--members is needed with --create and --join")
+    if create and node not in known:
         raise misuse(f"--members does not name node {node} itself: {members}")
+    if join and node in known:
+        raise misuse(f"--members names node {node} itself, which is only to join: {members}")
     from journal.rpc.program import NodeOptions, run
 
     return run(
@@ -112,6 +130,7 @@ def node(
             cluster=cluster,
             members=known,
             create=create,
+            join=join,
             election_timeout_s=election_timeout_ms / 1000,
             heartbeat_interval_s=heartbeat_interval_ms / 1000,
             http_listen=parse_endpoints(http_listen, "--http-listen")[0] if http_listen else "",

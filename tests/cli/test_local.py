@@ -53,9 +53,10 @@ def test_up_down_and_up_again_keeps_the_data(synod: Synod, folder: Path) -> None
     again = synod("up", "--detach", "--json", *where)
     assert again.code == 0
     assert LocalCluster.load(folder).running() == pids
-    wrong = synod("up", "--detach", "--nodes", "5", *where)
+    wrong = synod("up", "--detach", "--nodes", "1", *where)
     assert wrong.code == 64
-    assert "has 3 nodes, not 5" in wrong.err
+    assert "has 3 nodes, not 1" in wrong.err
+    assert "`synod member remove 3`, `synod member remove 2`" in wrong.err
 
     down = synod("down", *where)
     assert down.code == 0
