@@ -12,6 +12,8 @@ DIR ?= .synod
 NODES ?= 3
 AGENTS ?= 2
 ARGS ?=
+MINUTES ?= 5
+SEED ?=
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,8 +39,8 @@ demo: $(STAMP) ## Three nodes, three agents, two schedulers, one killed leader: 
 test: $(STAMP) ## Run all tests; a skipped test is a failure
 	@$(BIN)/pytest $(ARGS)
 
-chaos: $(STAMP) ## Run only the tests that kill and pause real nodes
-	@$(BIN)/pytest tests/chaos $(ARGS)
+chaos: $(STAMP) ## Harm real nodes, judge what their clients saw, leave a report: MINUTES=5 SEED= NODES=3
+	@$(BIN)/python -m synod.chaos --minutes $(MINUTES) --nodes $(NODES) --seed '$(SEED)' $(ARGS)
 
 check: $(STAMP) ## Format, lint, strict types, import contracts, purity, committed stubs
 	$(BIN)/ruff format --check

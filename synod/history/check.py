@@ -89,6 +89,7 @@ class _Check:
         self._outcomes()
         self._leases()
         self._chains()
+        self.report.commits = [self.commits[revision] for revision in sorted(self.commits)]
         return self.report
 
     def _index(self) -> None:

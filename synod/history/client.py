@@ -123,10 +123,18 @@ class RecordingClient:
     One session in the sense of the check: what it sees never goes backwards.
     """
 
-    def __init__(self, journal: Journal, recorder: Recorder, name: str) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        recorder: Recorder,
+        name: str,
+        patience_s: Callable[[], Timeout] = lambda: DEFAULT,
+    ) -> None:
+        """``patience_s`` says for each offer how long it may take, where the caller does not."""
         self.journal = journal
         self.name = name
         self._recorder = recorder
+        self._patience_s = patience_s
 
     async def offer(
         self, offer: Offer, *, timeout_s: Timeout = DEFAULT, on_answer: Callable[[], None] = lambda: None
@@ -136,6 +144,8 @@ class RecordingClient:
         An offer of unknown outcome is asked about after ``on_answer``; that answer is recorded too.
         """
         number, named = self._invoke(offer)
+        if timeout_s is DEFAULT:
+            timeout_s = self._patience_s()
         outcome: Verdict | JournalError
         try:
             outcome = await self.journal.offer(named, timeout_s=timeout_s)

@@ -13,6 +13,7 @@ import argparse
 import random
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import msgpack
 import trio
 
 from journal.client import Journal, TailMessage, connect
+from journal.client.journal import DEFAULT, Timeout
 from journal.connection import LINEARIZABLE, LOCAL, Consistency, at_least
 from journal.offers import (
     Adjust,
@@ -171,6 +173,12 @@ def _worker(kind: str, client: RecordingClient, rng: random.Random, name: str) -
     return Worker(client, rng) if kind == MIXED else make(kind, client, rng, name)
 
 
+def _patience(load: Load, seed: float) -> Callable[[], Timeout]:
+    """Let a part of the offers give up early: their outcome is unknown then, and asked about."""
+    rng = random.Random(seed)
+    return lambda: rng.uniform(0.05, 2.0) if rng.random() < load.impatient else DEFAULT
+
+
 async def _client(
     name: str,
     kind: str,
@@ -190,7 +198,7 @@ async def _client(
                 nursery.start_soon(tail.run)
             async with trio.open_nursery() as workers:
                 for number in range(load.workers):
-                    client = RecordingClient(journal, recorder, name)
+                    client = RecordingClient(journal, recorder, name, _patience(load, rng.random()))
                     worker = _worker(kind, client, random.Random(rng.random()), f"{name}.{number}")
                     workers.start_soon(_work, worker, load.pause_s, random.Random(rng.random()), stop)
             if load.tail:
@@ -248,6 +256,8 @@ class Load:
     """What its clients are, in turn: ``mixed``, or one of ``kinds.KINDS``."""
     after: int = 0
     """From where its tails follow."""
+    impatient: float = 0.0
+    """Which part of the offers gives up within two seconds."""
 
 
 async def run(endpoints: list[str], cluster: str | None, recorder: Recorder, load: Load) -> None:
@@ -283,12 +293,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--no-tail", action="store_true")
     parser.add_argument("--kinds", default=MIXED, help=f"{MIXED}, {', '.join(KINDS)}; with commas")
     parser.add_argument("--after", type=int, default=0, help="from which revision on its tails follow")
+    parser.add_argument("--impatient", type=float, default=0.0, help="part of offers that give up early")
     o = parser.parse_args(arguments)
     kinds = tuple(o.kinds.split(","))
     if unknown := [kind for kind in kinds if kind != MIXED and kind not in KINDS]:
         parser.error(f"--kinds: there is no kind {unknown[0]!r}")
     recorder = Recorder(o.file)
-    load = Load(o.clients, o.workers, o.pause_s, o.seed, not o.no_tail, o.name, kinds, o.after)
+    load = Load(o.clients, o.workers, o.pause_s, o.seed, not o.no_tail, o.name, kinds, o.after, o.impatient)
     try:
         trio.run(run, o.endpoints.split(","), o.cluster, recorder, load)
     finally:

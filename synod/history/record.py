@@ -26,6 +26,7 @@ class Recorder:
     def __init__(
         self, path: Path, *, foreign_any: bool = False, clock_ns: Callable[[], int] = time.monotonic_ns
     ) -> None:
+        self.path = path
         self._file = path.open("a", encoding="utf-8")
         self._clock_ns = clock_ns
         self._lock = threading.Lock()

@@ -8,6 +8,7 @@ from enum import Enum
 
 from synod.history.format import (
     Accepted,
+    Commit,
     GetAnswered,
     GetAsked,
     History,
@@ -69,6 +70,8 @@ class Report:
     history: History
     violations: list[Violation] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    commits: list[Commit] = field(default_factory=list)
+    """The final history, in revision order."""
 
     @property
     def ok(self) -> bool:

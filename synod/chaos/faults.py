@@ -1,0 +1,195 @@
+"""Each kind of harm: done, held for its time, undone. What a round leaves undone, ``Arena.heal`` undoes."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from itertools import product
+
+import trio
+
+from synod.chaos.arena import Arena, ChaosCluster, clients_cut
+from synod.chaos.network import Cuts
+from synod.chaos.schedule import Fault
+
+FLAPS_MAX = 40
+
+
+async def inflict(arena: Arena, fault: Fault) -> None:
+    """Do one fault of a round, from its begin to its end."""
+    await trio.sleep(fault.after_s)
+    nodes = arena.by_rank(fault.ranks)
+    if not nodes:
+        return
+    await _KINDS[fault.kind](arena, fault, nodes)
+
+
+def _between(some: Sequence[int], others: Sequence[int]) -> Cuts:
+    """Return the cuts of all links between two groups, both ways."""
+    pairs = [*product(some, others), *product(others, some)]
+    return {(one, other): 1.0 for one, other in pairs if one != other}
+
+
+def _names(nodes: Sequence[int]) -> str:
+    words = ", ".join(str(node) for node in sorted(nodes))
+    return f"node {words}" if len(nodes) == 1 else f"nodes {words}"
+
+
+async def _cut_for(arena: Arena, fault: Fault, text: str, nodes: Sequence[int], cuts: Cuts) -> None:
+    with arena.fault(fault.kind, text, nodes) as number:
+        await arena.cut(number, cuts)
+        await trio.sleep(fault.for_s)
+        await arena.cut(number, {})
+
+
+async def _split(arena: Arena, fault: Fault, nodes: list[int]) -> None:
+    """Two sides that do not hear each other; the clients are with both, or with one."""
+    others = [node for node in arena.nodes if node not in nodes]
+    cuts = dict(_between(nodes, others))
+    side = fault.facts["clients"]
+    if side != "both":
+        cuts |= clients_cut(nodes if side == "majority" else others)
+    text = f"split: {_names(nodes)} from {_names(others)}; clients reach {side}"
+    await _cut_for(arena, fault, text, nodes, cuts)
+
+
+async def _isolate(arena: Arena, fault: Fault, nodes: list[int]) -> None:
+    others = [node for node in arena.nodes if node not in nodes]
+    cuts = dict(_between(nodes, others)) | clients_cut(nodes)
+    await _cut_for(arena, fault, f"{_names(nodes)} cut off from everybody", nodes, cuts)
+
+
+async def _one_way(arena: Arena, fault: Fault, nodes: list[int]) -> None:
+    node, others = nodes[0], nodes[1:] or [node for node in arena.nodes if node != nodes[0]]
+    if fault.facts["way"] == "in":
+        cuts = {(other, node): 1.0 for other in others}
+        text = f"one way: node {node} hears nothing from {_names(others)}"
+    else:
+        cuts = {(node, other): 1.0 for other in others}
+        text = f"one way: {_names(others)} hear nothing from node {node}"
+    await _cut_for(arena, fault, text, nodes, cuts)
+
+
+async def _broken_link(arena: Arena, fault: Fault, nodes: list[int]) -> None:
+    text = f"no link between nodes {nodes[0]} and {nodes[1]}"
+    await _cut_for(arena, fault, text, nodes, _between(nodes[:1], nodes[1:]))
+
+
+async def _flapping(arena: Arena, fault: Fault, nodes: list[int]) -> None:
+    """One node's links to all others come and go."""
+    node, period_s = nodes[0], fault.facts["period_s"]
+    cuts = _between([node], [other for other in arena.nodes if other != node])
+    with arena.fault(fault.kind, f"node {node} flaps every {period_s} s", nodes[:1]) as number:
+        with trio.move_on_after(fault.for_s):
+            for turn in range(FLAPS_MAX):
+                await arena.cut(number, cuts if turn % 2 == 0 else {})
+                await trio.sleep(period_s)
+        await arena.cut(number, {})
+
+
+async def _lossy(arena: Arena, fault: Fault, nodes: list[int]) -> None:
+    part = fault.facts["part"]
+    cuts = {way: part for way in product(arena.nodes, arena.nodes) if way[0] != way[1]}
+    await _cut_for(arena, fault, f"links between nodes lose {part:.0%} of packets", nodes, cuts)
+
+
+async def _kill(arena: Arena, fault: Fault, nodes: list[int]) -> None:
+    with arena.fault(fault.kind, f"SIGKILL to {_names(nodes)}", nodes):
+        for node in nodes:
+            await arena.kill(node)
+        await trio.sleep(fault.for_s)
+        for node in nodes:
+            await arena.start(node)
+
+
+async def _pause(arena: Arena, fault: Fault, nodes: list[int]) -> None:
+    with arena.fault(fault.kind, f"SIGSTOP to {_names(nodes)}", nodes):
+        for node in nodes:
+            await arena.pause(node)
+        await trio.sleep(fault.for_s)
+        for node in nodes:
+            await arena.resume(node)
+
+
+async def _rolling_restart(arena: Arena, fault: Fault, nodes: list[int]) -> None:
+    """One after the other; the next goes when the journal is making progress again."""
+    sig = signal.Signals[fault.facts["signal"]]
+    with arena.fault(fault.kind, f"rolling restart of {_names(nodes)} by {sig.name}", nodes):
+        for node in nodes:
+            await arena.kill(node, sig)
+            await trio.sleep(fault.for_s / 4)
+            await arena.start(node)
+            await arena.progress(3)
+            await trio.sleep(fault.for_s / 4)
+
+
+async def _clock_jump(arena: Arena, fault: Fault, nodes: list[int]) -> None:
+    assert isinstance(arena.cluster, ChaosCluster)
+    by_s, node = fault.facts["by_s"], nodes[0]
+    with arena.fault(fault.kind, f"the wall clock of node {node} jumps by {by_s:+g} s", nodes):
+        arena.cluster.set_clock(node, by_s)
+        await trio.sleep(fault.for_s)
+        arena.cluster.set_clock(node, 0.0)
+
+
+async def _transfer(arena: Arena, fault: Fault, nodes: list[int]) -> None:
+    target = nodes[0]
+    with arena.fault(fault.kind, f"leadership is to go to node {target}", nodes):
+        arena.say(f"  {await arena.transfer(target)}")
+        await trio.sleep(fault.for_s)
+
+
+async def _compact(arena: Arena, fault: Fault, nodes: list[int]) -> None:
+    with arena.fault(fault.kind, "compaction", ()):
+        await arena.compact()
+        await trio.sleep(fault.for_s)
+
+
+async def _disk_full(arena: Arena, fault: Fault, nodes: list[int]) -> None:
+    """The small disk fills up; its node may refuse, step down or end, but must not be wrong."""
+    for node, disk in arena.disks.items():
+        with arena.fault(fault.kind, f"the disk of node {node} is full ({disk.kind})", [node]):
+            arena.may_end.add(node)
+            taken = await trio.to_thread.run_sync(disk.fill)
+            await trio.sleep(fault.for_s)
+            await trio.to_thread.run_sync(disk.empty)
+            arena.recorder.note(f"{taken} bytes are free again")
+            if f"node-{node}" not in arena.cluster.running():
+                arena.say(f"  node {node} had ended")
+                await arena.start(node)
+            arena.may_end.discard(node)
+
+
+async def _kill_client(arena: Arena, fault: Fault, nodes: list[int]) -> None:
+    """A client dies; another one takes up its kinds. Nobody may have to wait for the dead one."""
+    client = arena.kill_client(fault.facts["number"])
+    name = f"{client.name.partition('-')[0]}-{len(arena.clients)}"
+    with arena.fault(fault.kind, f"SIGKILL to client process {client.name}; {name} follows", ()):
+        await trio.sleep(fault.for_s)
+        arena.start_client(name, client.kinds, fault.facts["number"])
+
+
+_KINDS: dict[str, Callable[[Arena, Fault, list[int]], Awaitable[None]]] = {
+    "split": _split,
+    "isolate": _isolate,
+    "one-way": _one_way,
+    "broken-link": _broken_link,
+    "flapping": _flapping,
+    "lossy": _lossy,
+    "kill": _kill,
+    "kill-majority": _kill,
+    "kill-all": _kill,
+    "pause": _pause,
+    "pause-all": _pause,
+    "rolling-restart": _rolling_restart,
+    "clock-jump": _clock_jump,
+    "kill-client": _kill_client,
+    "transfer": _transfer,
+    "compact": _compact,
+    "disk-full": _disk_full,
+}
+
+
+def kinds() -> Iterator[str]:
+    """Yield the kinds that can be inflicted."""
+    yield from _KINDS

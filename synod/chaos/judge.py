@@ -1,0 +1,47 @@
+"""The verdict on a recorded run: the check of the whole history, the kinds' invariants, and what the
+run itself noticed (a node that ended, no progress, a client that failed)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from synod.history import HistoryInvalid, check, load
+from synod.history.invariants import Invariants
+
+SHOWN_MAX = 8
+
+
+@dataclass(slots=True)
+class Verdict:
+    """``ok`` only if nothing at all was wrong."""
+
+    text: str
+    problems: list[str] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+
+def judge(files: Sequence[Path], problems: Sequence[str] = (), *, invariants: bool = True) -> Verdict:
+    """Judge the history in these files. One that says too little to judge by is a problem, no pass."""
+    verdict = Verdict("", list(problems))
+    try:
+        report = check(load(files))
+    except (HistoryInvalid, OSError) as error:
+        verdict.problems.append(f"the history cannot be judged: {error}")
+        verdict.text = verdict.problems[-1]
+        return verdict
+    verdict.text, verdict.counts = str(report), dict(report.counts)
+    if not report.ok:
+        verdict.problems.append(verdict.text)
+    if invariants:
+        found = Invariants().fold(report.commits)
+        verdict.counts["invariants"] = found.judged
+        verdict.problems.extend(found.violations[:SHOWN_MAX])
+        if found.violations:
+            verdict.text += f"\ninvariants: VIOLATED: {found.violations[0]} (of {len(found.violations)})"
+    return verdict
