@@ -78,6 +78,10 @@ class Counters:
     reads: Counter[str] = field(default_factory=Counter)
     """By consistency."""
     leases_expired: int = 0
+    snapshots_installed: int = 0
+    snapshot_sent_bytes: int = 0
+    """Records of snapshots, packed, that others fetched from this node."""
+    snapshot_received_bytes: int = 0
     inbox_dropped: int = 0
     """Envelopes that found the inbox full."""
     entry_offers: Histogram = field(default_factory=lambda: Histogram(BATCH_BOUNDS))

@@ -177,6 +177,21 @@ class NodeCollector(Collector):
         yield _gauge("synod_applied_slot", "The last slot folded.", status.applied)
         yield _gauge("synod_chosen_slot", "The last slot known chosen, without gaps.", status.chosen)
         yield _gauge("synod_lag_slots", "How far behind the node is, as far as it knows.", status.lag)
+        yield _gauge(
+            "synod_log_first_slot", "The first slot that the log still has.", self._node.space.log_first
+        )
+        yield _gauge(
+            "synod_snapshot_fetching",
+            "1 while the node fetches or installs a snapshot to catch up.",
+            self._node.is_fetching_snapshot,
+        )
+        yield _counter("synod_snapshots_installed", "Snapshots installed here.", counters.snapshots_installed)
+        yield _counter(
+            "synod_snapshot_sent_bytes", "Of snapshots, to nodes that catch up.", counters.snapshot_sent_bytes
+        )
+        yield _counter(
+            "synod_snapshot_received_bytes", "Of snapshots, from peers.", counters.snapshot_received_bytes
+        )
         yield _gauge("synod_leases", "Leases that live.", status.leases)
         yield _counter(
             "synod_leases_expired", "Leases expired by this node as leader.", counters.leases_expired

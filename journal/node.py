@@ -569,11 +569,15 @@ class Node:
         if isinstance(message, Trimmed):
             self._catch_up.on_trimmed(sender, message, now)
         elif isinstance(message, SnapshotChunk):
+            self.counters.snapshot_received_bytes += len(message.records)
             self._catch_up.on_chunk(sender, message, now)
         elif isinstance(message, SnapshotRefused):
             self._catch_up.on_refused(sender, message, now)
         elif isinstance(message, SnapshotAsk):
-            self.send(sender, self._snapshot_answer(sender, message, now))
+            answer = self._snapshot_answer(sender, message, now)
+            if isinstance(answer, SnapshotChunk):
+                self.counters.snapshot_sent_bytes += len(answer.records)
+            self.send(sender, answer)
 
     def _snapshot_answer(self, sender: NodeId, ask: SnapshotAsk, now: float) -> Message:
         if self._catch_up.is_installing:
@@ -618,6 +622,7 @@ class Node:
         self.tails.read_from(LogStore(self._reading, self.config.limits))
 
     def installed(self, end: End) -> None:
+        self.counters.snapshots_installed += 1
         self._to_fold = deque(entry for entry in self._to_fold if entry.slot > end.slot)
         self.space.reload(self._storage)
         self.tails.reload(self._log)
@@ -1126,8 +1131,8 @@ class Node:
         return self._core.slots_in_flight
 
     @property
-    def offers_pending(self) -> int:
-        return self._admission.offers
+    def is_fetching_snapshot(self) -> bool:
+        return not self._catch_up.is_idle
 
     @property
     def rejected_early(self) -> Mapping[str, int]:
