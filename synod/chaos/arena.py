@@ -20,16 +20,20 @@ import psutil
 import trio
 
 from journal.client import Journal, connect
+from journal.client.members import is_made
 from journal.connection import Connection
 from journal.errors import JournalError
 from journal.node import NodeStatus
+from journal.paxos.changes import AddLearner, Remove
 from journal.rpc.connection import GrpcConnector
+from journal.types import NodeId
 from synod.chaos.clients import ClientFailed, ClientProcess
 from synod.chaos.disk import SmallDisk
-from synod.chaos.network import CLIENTS, Cuts, Network, inside
+from synod.chaos.network import CLIENTS, Cuts, Network, endpoint, inside
 from synod.history import Recorder
 from synod.history.client import error_json, record_end
 from synod.local import LocalCluster
+from synod.members import ensure, promote, settled
 
 SAMPLE_INTERVAL_S = 0.5
 SAMPLE_TIMEOUT_S = 0.4
@@ -38,6 +42,7 @@ PROGRESS_TIMEOUT_S = 20.0
 """After all harm is undone, offers must be acknowledged again within so long."""
 READY_TIMEOUT_S = 40.0
 FINISH_TIMEOUT_S = 60.0
+MEMBER_TIMEOUT_S = 20.0
 STORAGE_FAILED = 3
 """The exit code of a node whose disk failed."""
 
@@ -107,6 +112,11 @@ class Arena:
         self._cuts: dict[int, Cuts] = {}
         self._faults = 0
         self._revisions: list[tuple[float, int]] = []
+        self.originals = tuple(cluster.nodes)
+        """Whom the clients know: enough of them stay."""
+        self.joining: int | None = None
+        """A node that is to vote, and does not yet."""
+        self._newest = 0
 
     # -- the record --------------------------------------------------------------------
 
@@ -151,7 +161,7 @@ class Arena:
         return [ordered[rank] for rank in ranks if rank < len(ordered)]
 
     async def kill(self, node: int, sig: signal.Signals = signal.SIGKILL) -> None:
-        if node in self.down:
+        if node in self.down or node not in self.nodes:
             return
         if node in self.paused and sig is not signal.SIGKILL:
             await self.resume(node)
@@ -162,16 +172,18 @@ class Arena:
             await trio.to_thread.run_sync(self.cluster.kill_node, node, sig)
 
     async def start(self, node: int) -> None:
+        if node not in self.nodes:  # it was removed meanwhile
+            return
         await trio.to_thread.run_sync(self.cluster.start_node, node)
         self.down.discard(node)
 
     async def pause(self, node: int) -> None:
-        if node not in self.down | self.paused:
+        if node in self.nodes and node not in self.down | self.paused:
             self.paused.add(node)
             await trio.to_thread.run_sync(self.cluster.pause_node, node)
 
     async def resume(self, node: int) -> None:
-        if node in self.paused and node not in self.down:
+        if node in self.paused and node not in self.down and node in self.nodes:
             await trio.to_thread.run_sync(self.cluster.resume_node, node)
         self.paused.discard(node)
 
@@ -232,6 +244,47 @@ class Arena:
             except JournalError as error:
                 return f"not handed over: {error}"
         return "handed over"
+
+    # -- members -----------------------------------------------------------------------------
+
+    async def grow(self) -> str:
+        """Add a node and let it vote; or, where an earlier one does not vote yet, go on with that."""
+        assert isinstance(self.cluster, ChaosCluster)
+        assert self.network is not None
+        if self.joining is None:
+            self._newest = max(self._newest, *self.nodes) + 1
+            self.joining = self._newest
+            self.network.join(self.joining)
+            self.cluster.set_clock(self.joining, 0.0)
+        node, place = self.joining, endpoint(self.joining)
+        journal: Journal
+        try:
+            async with self.journal() as journal:
+                await ensure(journal, AddLearner(NodeId(node), place))
+                self.cluster.add_joiner(node, place)
+                await self.start(node)
+                await promote(journal, node, place, MEMBER_TIMEOUT_S, lambda _text: None)
+        except JournalError as error:
+            return f"node {node} does not vote yet: {error}"
+        self.joining = None
+        return f"node {node} votes"
+
+    async def shrink(self, node: int) -> str:
+        """Remove a node for good, and stop it when it is no member any more."""
+        journal: Journal
+        change = Remove(NodeId(node))
+        try:
+            async with self.journal() as journal:
+                if not is_made(change, await journal.members()):
+                    await ensure(journal, change)
+                await settled(journal, change)
+        except JournalError as error:
+            return f"node {node} is not removed: {error}"
+        await self.resume(node)
+        self.down.add(node)
+        await trio.to_thread.run_sync(self.cluster.forget_node, node)
+        self.said.pop(node, None)
+        return f"node {node} is removed"
 
     # -- watching ----------------------------------------------------------------------------
 
@@ -345,6 +398,8 @@ class Arena:
     async def finish(self) -> None:
         """End the load in order, bring everything back, and record what every node holds."""
         await self.heal()
+        if self.joining is not None and "votes" not in (said := await self.grow()):
+            self.problem(f"after all harm was undone: {said}")
         for client in self.clients:
             try:
                 await trio.to_thread.run_sync(client.stop, FINISH_TIMEOUT_S)

@@ -169,6 +169,27 @@ async def _kill_client(arena: Arena, fault: Fault, nodes: list[int]) -> None:
         arena.start_client(name, client.kinds, fault.facts["number"])
 
 
+async def _members(arena: Arena, fault: Fault, nodes: list[int]) -> None:
+    """Change the members again and again: one more, or one less (it may be the leader), always with as
+    many as there were at first, and with two of the first, whom the clients know."""
+    with (
+        arena.fault(fault.kind, "a storm of membership changes", nodes),
+        trio.move_on_after(fault.for_s + 20),
+    ):
+        end = trio.current_time() + fault.for_s
+        while trio.current_time() < end:
+            if arena.joining is not None or len(arena.nodes) <= len(arena.originals):
+                said = await arena.grow()
+            else:
+                [target] = arena.by_rank(fault.ranks)
+                known = [node for node in arena.nodes if node in arena.originals]
+                if target in known and len(known) <= 2:
+                    target = next(node for node in arena.nodes if node not in known)
+                said = await arena.shrink(target)
+            arena.recorder.note(said)
+            arena.say(f"  {said}")
+
+
 _KINDS: dict[str, Callable[[Arena, Fault, list[int]], Awaitable[None]]] = {
     "split": _split,
     "isolate": _isolate,
@@ -187,6 +208,7 @@ _KINDS: dict[str, Callable[[Arena, Fault, list[int]], Awaitable[None]]] = {
     "transfer": _transfer,
     "compact": _compact,
     "disk-full": _disk_full,
+    "members": _members,
 }
 
 

@@ -95,9 +95,15 @@ class Network:
         _run("ip", "addr", "add", f"{address(CLIENTS)}/24", "dev", "synod")
         _run("ip", "link", "set", "synod", "up")
         for node in self.nodes:
-            self._join(node)
+            self._place(node)
 
-    def _join(self, node: int) -> None:
+    def join(self, node: int) -> None:
+        """Make a place for one more node."""
+        if node not in self.nodes:
+            self._place(node)
+            self.nodes.append(node)
+
+    def _place(self, node: int) -> None:
         name, port = _name(node), f"to-n{node}"
         _run("ip", "netns", "add", name)
         _run("ip", "link", "add", "name", port, "type", "veth", "peer", "name", "eth0", "netns", name)
