@@ -29,7 +29,8 @@ from journal.rpc.connection import GrpcConnector
 from journal.types import NodeId
 from synod.chaos.clients import ClientFailed, ClientProcess
 from synod.chaos.disk import SmallDisk
-from synod.chaos.network import CLIENTS, Cuts, Network, endpoint, inside
+from synod.chaos.network import CLIENTS, Cuts, Network, inside
+from synod.chaos.network import endpoint as place_of
 from synod.history import Recorder
 from synod.history.client import error_json, record_end
 from synod.local import LocalCluster
@@ -256,7 +257,7 @@ class Arena:
             self.joining = self._newest
             self.network.join(self.joining)
             self.cluster.set_clock(self.joining, 0.0)
-        node, place = self.joining, endpoint(self.joining)
+        node, place = self.joining, place_of(self.joining)
         journal: Journal
         try:
             async with self.journal() as journal:
@@ -357,9 +358,16 @@ class Arena:
         self.problem(f"node {node} ended by itself with exit code {code}:\n{tail}")
 
     def start_client(self, name: str, kinds: Sequence[str], seed: int) -> ClientProcess:
-        endpoints, cluster = self.cluster.endpoints, self.cluster.cluster_id
+        plans = zip(self.cluster.nodes, self.cluster.endpoints, strict=True)
         client = ClientProcess(
-            self.folder, name, kinds, endpoints=endpoints, cluster=cluster, seed=seed, after=self.after
+            self.folder,
+            name,
+            kinds,
+            endpoints=[endpoint for node, endpoint in plans if node in self.originals],
+            cluster=self.cluster.cluster_id,
+            seed=seed,
+            # What is older may be compacted before its tails begin.
+            after=self._revisions[-1][1] if self.compacted and self._revisions else self.after,
         )
         self.clients.append(client)
         return client
