@@ -1,27 +1,30 @@
-"""Repair of the log: damaged values of chosen slots, fetched again from peers. PURE.
+"""Repair of the log: damaged values of folded slots, fetched again from peers. PURE.
 
-A slot at or below the chosen prefix has one value for ever, and whoever knows it chosen tells it to
-anybody who asks (``Learn``). So a damaged record there is no matter of votes: until it is repaired
-nobody is served from it, and nothing else waits for it. Slots above the chosen prefix are the core's
-business (``paxos.acceptor``).
+A slot that is folded has one value for ever, and the chain of hashes says which: whoever has
+another cannot pass it off. So peers are asked what they hold for the slot (``Show``), chosen or
+not. To ask for chosen values only (``Learn``) would not do: this node may be the only one that knows the
+slot chosen, while the rest of the quorum that accepted it waits to learn from this very node.
 
-What a peer sends is believed like any chosen value, but where this node's identifier of the slot
-is intact, the value must have the checksum that it gives.
+Until it is repaired nobody is served from a damaged record, and nothing else waits for it. Slots
+above the folded prefix are the core's business (``paxos.acceptor``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from zlib import crc32
 
 from journal.paxos.effects import Effects
-from journal.paxos.messages import Envelope, Learn, Learned
+from journal.paxos.messages import AcceptedValue, Envelope, Show, Shown
 from journal.storage import Write
 from journal.storage.log import LogStore
-from journal.types import NodeId, Slot
+from journal.types import Ballot, NodeId, Slot
 
 REPAIR_SLOTS_MAX = 64
 """Asked for at once."""
+
+Vouch = Callable[[Slot, bytes], bool | None]
+"""Whether an entry is what was folded in a slot; None: that is not known (``Space.vouches``)."""
 
 
 class LogRepair:
@@ -38,7 +41,7 @@ class LogRepair:
         self._attempt = 0
 
     def noticed(self, slot: Slot) -> bool:
-        """The record of ``slot``, which is chosen, is damaged. Whether that is news."""
+        """The record of ``slot``, which is folded, is damaged. Whether that is news."""
         if slot in self.damaged:
             return False
         self.damaged.add(slot)
@@ -47,12 +50,15 @@ class LogRepair:
 
     def trimmed(self, first: Slot) -> None:
         """The log begins with ``first`` now: what is before it need not be repaired."""
-        self.damaged = {slot for slot in self.damaged if slot >= first}
+        if self.damaged:
+            self.damaged = {slot for slot in self.damaged if slot >= first}
 
     def ask(self, now: float, peers: Iterable[NodeId]) -> list[Envelope]:
         """Return the question that is due: the first damaged slots, to the next peer in turn."""
+        if not self.damaged or now < self._retry_at:
+            return []
         others = sorted(peer for peer in peers if peer != self._node)
-        if not self.damaged or not others or now < self._retry_at:
+        if not others:
             return []
         self._retry_at = now + self._retry_s
         to = others[self._attempt % len(others)]
@@ -61,21 +67,24 @@ class LogRepair:
         last = first
         while last + 1 in self.damaged and last - first + 1 < REPAIR_SLOTS_MAX:
             last = Slot(last + 1)
-        return [Envelope(self._node, to, Learn(first, last))]
+        return [Envelope(self._node, to, Show(first, last))]
 
-    def take(self, learned: Learned) -> list[Write]:
-        """Return the records that ``learned`` repairs."""
-        if not self.damaged:
-            return []
+    def take(self, shown: Shown, vouch: Vouch) -> list[Write]:
+        """Return the records that ``shown`` repairs."""
         found = []
-        for record in learned.entries:
-            if record.slot not in self.damaged:
+        for slot, ballot, value in shown.entries:
+            if slot not in self.damaged:
                 continue
-            identifier = self._log.identifier(record.slot)
-            if identifier is not None and identifier.checksum not in (None, crc32(record.value)):
-                continue  # not what this node knows chosen: ask another
-            self.damaged.discard(record.slot)
-            found.append(record)
+            identifier = self._log.identifier(slot)
+            vouched = vouch(slot, value)
+            if vouched is None:  # the outcome before the first one of the log is trimmed
+                vouched = identifier is not None and identifier.checksum == crc32(value)
+            if not vouched:
+                continue  # accepted by somebody, but never chosen: ask another
+            # As high as what was here: the acceptor does not go back.
+            least = Ballot.ZERO if identifier is None else identifier.ballot
+            self.damaged.discard(slot)
+            found.append(AcceptedValue(slot, max(ballot, least), value))
         if found:
             self.repaired += len(found)
             self._retry_at = 0.0

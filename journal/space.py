@@ -272,8 +272,8 @@ class Space:
         elif kind == KIND_COMPACTION:
             self.compacted = max(self.compacted, min(unpack_compaction(entry), before))
         elif kind == KIND_MEMBERSHIP:
-            for key in (number_key(MEMBERSHIP, slot), number_key(MEMBERSHIP_AGAIN, slot)):
-                writes.append((key, seal(key, entry[1:])))
+            copies = (number_key(MEMBERSHIP, slot), number_key(MEMBERSHIP_AGAIN, slot))
+            writes.extend((key, seal(key, entry[1:])) for key in copies)
         elif kind != 0:
             raise ProtocolViolation(f"slot {slot} holds an entry of unknown kind {kind}")
 
@@ -647,6 +647,19 @@ class Space:
             return self.chain  # after a snapshot there is no record of it
         record = self.outcome_record(slot)
         return None if record is None else outcome_head(record).chain
+
+    def vouches(self, slot: Slot, entry: bytes) -> bool | None:
+        """Whether ``entry`` is what was folded in ``slot``, by the chain; None if that is not known here."""
+        before = self.chain_at(Slot(slot - 1))
+        outcome = self.outcome_record(slot)
+        if before is None or outcome is None:
+            return None
+        head = outcome_head(outcome)
+        link = sha256(OUTCOME_HEAD.pack(before, head.before, head.after))
+        link.update(_SLOT_AND_LENGTH.pack(slot, len(entry)))
+        link.update(entry)
+        link.update(outcome[OUTCOME_HEAD.size :])
+        return link.digest() == head.chain
 
     def slot_of(self, revision: Revision) -> Slot:
         """Return the slot in which the offer of ``revision`` (1 or above) was accepted.

@@ -24,6 +24,8 @@ class PeerProgress(NamedTuple):
 
     chosen: Slot
     last_heard: float
+    full: bool = False
+    """Whether it says that its disk is full but for the reserve."""
 
 
 class Recovered(NamedTuple):

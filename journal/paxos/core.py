@@ -96,6 +96,8 @@ class Paxos:
         self.abstains = False
         """Set by the shell while it could not lead (its space is not there yet): then this node votes, but
         does not stand."""
+        self.full = False
+        """Set by the shell while its disk is full but for the reserve: the leader is told."""
         self._handlers: dict[type, Callable[[NodeId, Any], None]] = {
             PreVote: self.on_pre_vote,
             PreVoteReply: self.on_pre_vote_reply,
@@ -511,7 +513,7 @@ class Paxos:
         self._on_announced(sender, message.chosen)
         if message.probe:
             # Says "I have promised nothing above this ballot", which is what a read's probe asks.
-            self._outbox.send(sender, HeartbeatReply(ballot, message.probe, self._learner.chosen))
+            self._outbox.send(sender, HeartbeatReply(ballot, message.probe, self._learner.chosen, self.full))
 
     def on_heartbeat_reply(self, sender: NodeId, message: HeartbeatReply) -> None:
         if self._lead is not None and message.ballot == self._lead.ballot:

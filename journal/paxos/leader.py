@@ -65,6 +65,7 @@ class _Peer:
     chosen: Slot = NOTHING
     probe: int = 0
     """The highest probe it has answered."""
+    full: bool = False
 
 
 @dataclass(slots=True)
@@ -285,6 +286,7 @@ class Leadership:
         peer.last_heard = now
         peer.chosen = reply.chosen
         peer.probe = max(peer.probe, reply.probe)
+        peer.full = reply.full
         if self.reads.is_confirming:
             self._confirm_reads()
         if self.transfer is not None:
@@ -325,7 +327,7 @@ class Leadership:
     def progress(self) -> dict[NodeId, PeerProgress]:
         me = self._config.node
         return {
-            node: PeerProgress(peer.chosen, peer.last_heard)
+            node: PeerProgress(peer.chosen, peer.last_heard, peer.full)
             for node, peer in sorted(self._peers.items())
             if node != me
         }

@@ -126,6 +126,8 @@ class HeartbeatReply:
     probe: int
     chosen: Slot
     """How far the answerer knows: shows its lag, and makes a transfer safe to start."""
+    full: bool = False
+    """The answerer's disk is full but for its reserve: the leader takes nothing that needs more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +212,28 @@ class SnapshotRefused:
     reason: str
 
 
+# -- repair: from shell to shell (``journal.repair``) ---------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Show:
+    """Send me what you hold for the slots from ``first`` to ``last``, chosen or not: my own records of
+    them are damaged, and I can tell the right ones. Binds nobody."""
+
+    first: Slot
+    last: Slot
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What the answerer holds, which may never have been chosen. The core must not see it."""
+
+    entries: tuple[AcceptedValue, ...]
+
+
+RepairMessage = Show | Shown
+REPAIR_MESSAGES = (Show, Shown)
+
 SnapshotMessage = Trimmed | SnapshotAsk | SnapshotChunk | SnapshotRefused
 SNAPSHOT_MESSAGES = (Trimmed, SnapshotAsk, SnapshotChunk, SnapshotRefused)
 
@@ -229,6 +253,7 @@ Message = (
     | ReadIndexReply
     | TakeOver
     | SnapshotMessage
+    | RepairMessage
 )
 
 

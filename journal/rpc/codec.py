@@ -46,6 +46,8 @@ from journal.paxos.messages import (
     Promise,
     ReadIndex,
     ReadIndexReply,
+    Show,
+    Shown,
     SnapshotAsk,
     SnapshotChunk,
     SnapshotRefused,
@@ -91,9 +93,11 @@ def pack_message(message: Message) -> px.Envelope:
             return px.Envelope(accepted=px.Accepted(ballot=_ballot(ballot), slots=slots))
         case Heartbeat(ballot, chosen, probe):
             return px.Envelope(heartbeat=px.Heartbeat(ballot=_ballot(ballot), chosen=chosen, probe=probe))
-        case HeartbeatReply(ballot, probe, chosen):
+        case HeartbeatReply(ballot, probe, chosen, full):
             return px.Envelope(
-                heartbeat_reply=px.HeartbeatReply(ballot=_ballot(ballot), probe=probe, chosen=chosen)
+                heartbeat_reply=px.HeartbeatReply(
+                    ballot=_ballot(ballot), probe=probe, chosen=chosen, full=full
+                )
             )
         case PreVote(ballot, chosen):
             return px.Envelope(pre_vote=px.PreVote(ballot=_ballot(ballot), chosen=chosen))
@@ -127,6 +131,10 @@ def pack_message(message: Message) -> px.Envelope:
             return px.Envelope(read_index_reply=px.ReadIndexReply(read=read, slot=reply_slot))
         case TakeOver(ballot, chosen):
             return px.Envelope(take_over=px.TakeOver(ballot=_ballot(ballot), chosen=chosen))
+        case Show(first, last):
+            return px.Envelope(show=px.Show(first=first, last=last))
+        case Shown(entries):
+            return px.Envelope(shown=px.Shown(entries=_values(entries)))
         case Trimmed(first, chosen):
             return px.Envelope(trimmed=px.Trimmed(first=first, chosen=chosen))
         case SnapshotAsk(view, after):
@@ -145,7 +153,7 @@ _MESSAGES_BACK: Mapping[str, Callable[[Any], Message]] = {
     "accept": lambda m: Accept(_ballot_back(m.ballot), Slot(m.slot), m.value, Slot(m.chosen)),
     "accepted": lambda m: Accepted(_ballot_back(m.ballot), tuple(m.slots)),
     "heartbeat": lambda m: Heartbeat(_ballot_back(m.ballot), Slot(m.chosen), m.probe),
-    "heartbeat_reply": lambda m: HeartbeatReply(_ballot_back(m.ballot), m.probe, Slot(m.chosen)),
+    "heartbeat_reply": lambda m: HeartbeatReply(_ballot_back(m.ballot), m.probe, Slot(m.chosen), m.full),
     "pre_vote": lambda m: PreVote(_ballot_back(m.ballot), Slot(m.chosen)),
     "pre_vote_reply": lambda m: PreVoteReply(
         _ballot_back(m.ballot), m.granted, _ballot_back(m.promised), Slot(m.chosen)
@@ -164,6 +172,8 @@ _MESSAGES_BACK: Mapping[str, Callable[[Any], Message]] = {
     "read_index": lambda m: ReadIndex(m.read),
     "read_index_reply": lambda m: ReadIndexReply(m.read, Slot(m.slot) if m.HasField("slot") else None),
     "take_over": lambda m: TakeOver(_ballot_back(m.ballot), Slot(m.chosen)),
+    "show": lambda m: Show(Slot(m.first), Slot(m.last)),
+    "shown": lambda m: Shown(_values_back(m.entries)),
     "trimmed": lambda m: Trimmed(Slot(m.first), Slot(m.chosen)),
     "snapshot_ask": lambda m: SnapshotAsk(m.view, m.after),
     "snapshot_chunk": lambda m: SnapshotChunk(m.view, m.after, m.records, m.end, m.checksum),
@@ -185,7 +195,7 @@ def message_bytes(message: Message) -> int:
         return 96 + len(message.value)
     if isinstance(message, Promise):
         return 96 + sum(64 + len(item.value) for item in message.accepted) + 48 * len(message.lost)
-    if isinstance(message, Learned):
+    if isinstance(message, Learned | Shown):
         return 96 + sum(64 + len(item.value) for item in message.entries)
     if isinstance(message, SnapshotChunk):
         return 96 + len(message.after) + len(message.records) + len(message.end)

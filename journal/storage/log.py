@@ -209,6 +209,17 @@ class LogStore:
             expected = Slot(expected + 1)
         return found
 
+    def held(self, first: Slot, last: Slot, bytes_max: int) -> list[AcceptedValue]:
+        """Return what is intact of slots ``first`` to ``last``, chosen or not (``repair``)."""
+        found: list[AcceptedValue] = []
+        size = 0
+        for key, sealed in self._storage.iterate(number_key(ACCEPTED, first), number_key(ACCEPTED, last + 1)):
+            record = _readable_value(number_of(key), sealed)
+            if record is not None and size < bytes_max:
+                found.append(record)
+                size += len(sealed)
+        return found
+
     def identifier(self, slot: Slot) -> Identifier | None:
         """Return what is known of the value of ``slot`` apart from it; None: nothing, or it is damaged."""
         return _readable_identifier(slot, self._storage.get(number_key(IDENTIFIER, slot)))

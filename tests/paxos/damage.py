@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from journal.errors import RecordDamaged
 from journal.limits import Limits
 from journal.paxos import Effects, Membership, Recovered
-from journal.paxos.messages import AcceptedValue, Envelope, Learned, Message
+from journal.paxos.messages import AcceptedValue, Envelope, Message, Shown
 from journal.repair import LogRepair
 from journal.storage.log import LogStore
 from journal.storage.memory import MemoryStorage
@@ -57,6 +57,9 @@ class RecordDisk(Disk):
             self.damaged.add(Slot(first + len(found)))
         return found
 
+    def show(self, first: Slot, last: Slot) -> tuple[AcceptedValue, ...]:
+        return tuple(self.log.held(first, last, 1 << 30))
+
     def repairs(self, message: Message, node: NodeId, peers: Iterable[NodeId], now: float) -> list[Envelope]:
         """What the node does beside the core (``journal.repair``)."""
         if self.repair is None:
@@ -64,8 +67,10 @@ class RecordDisk(Disk):
         for slot in self.damaged:
             self.repair.noticed(slot)
         self.damaged.clear()
-        if isinstance(message, Learned):
-            self.storage.write_now(self.repair.take(message), sync=True)
+        if isinstance(message, Shown):
+            # In place of the space's chain: what was written here first, before it was damaged.
+            right = self.repair.take(message, lambda slot, value: self.records[slot].value == value)
+            self.storage.write_now(right, sync=True)
         return self.repair.ask(now, peers)
 
     def flip(self, key: bytes, bit: int) -> None:

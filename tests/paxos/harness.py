@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from journal.errors import ProtocolViolation, VoteLost
 from journal.paxos import Effects, Member, Membership, Paxos, PaxosConfig, Recovered, Role
 from journal.paxos.membership import membership_of
-from journal.paxos.messages import AcceptedValue, Envelope, Learned, Message
+from journal.paxos.messages import REPAIR_MESSAGES, AcceptedValue, Envelope, Learned, Message, Show, Shown
 from journal.types import Ballot, NodeId, Slot
 
 NOTHING = Slot(0)
@@ -53,6 +53,10 @@ class Disk:
 
     def read(self, first: Slot, last: Slot) -> tuple[AcceptedValue, ...]:
         return tuple(self.records[Slot(slot)] for slot in range(first, last + 1))
+
+    def show(self, first: Slot, last: Slot) -> tuple[AcceptedValue, ...]:
+        """Return what is held, chosen or not."""
+        return tuple(record for slot, record in sorted(self.records.items()) if first <= slot <= last)
 
     def repairs(self, message: Message, node: NodeId, peers: Iterable[NodeId], now: float) -> list[Envelope]:
         """For a disk that has something to repair: see what came, and say whom to ask."""
@@ -181,6 +185,11 @@ class Host:
         assert self.core is not None
         peers = self.core.membership.nodes
         self.cluster.send(self.disk.repairs(envelope.message, self.node, peers, self.cluster.now))
+        if isinstance(envelope.message, Show):
+            shown = Shown(self.disk.show(envelope.message.first, envelope.message.last))
+            self.cluster.send([Envelope(self.node, envelope.sender, shown)])
+        if isinstance(envelope.message, REPAIR_MESSAGES):
+            return
         try:
             self.core.step(envelope, self.cluster.now)
         except ProtocolViolation as violation:

@@ -25,7 +25,7 @@ class Parcel(_message.Message):
     def __init__(self, envelopes: _Optional[_Iterable[_Union[Envelope, _Mapping]]] = ..., part: _Optional[bytes] = ..., more: _Optional[bool] = ..., ping: _Optional[int] = ..., pong: _Optional[int] = ...) -> None: ...
 
 class Envelope(_message.Message):
-    __slots__ = ("pre_vote", "pre_vote_reply", "prepare", "promise", "nack", "accept", "accepted", "heartbeat", "heartbeat_reply", "learn", "learned", "read_index", "read_index_reply", "take_over", "trimmed", "snapshot_ask", "snapshot_chunk", "snapshot_refused")
+    __slots__ = ("pre_vote", "pre_vote_reply", "prepare", "promise", "nack", "accept", "accepted", "heartbeat", "heartbeat_reply", "learn", "learned", "read_index", "read_index_reply", "take_over", "trimmed", "snapshot_ask", "snapshot_chunk", "snapshot_refused", "show", "shown")
     PRE_VOTE_FIELD_NUMBER: _ClassVar[int]
     PRE_VOTE_REPLY_FIELD_NUMBER: _ClassVar[int]
     PREPARE_FIELD_NUMBER: _ClassVar[int]
@@ -44,6 +44,8 @@ class Envelope(_message.Message):
     SNAPSHOT_ASK_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_CHUNK_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_REFUSED_FIELD_NUMBER: _ClassVar[int]
+    SHOW_FIELD_NUMBER: _ClassVar[int]
+    SHOWN_FIELD_NUMBER: _ClassVar[int]
     pre_vote: PreVote
     pre_vote_reply: PreVoteReply
     prepare: Prepare
@@ -62,7 +64,9 @@ class Envelope(_message.Message):
     snapshot_ask: SnapshotAsk
     snapshot_chunk: SnapshotChunk
     snapshot_refused: SnapshotRefused
-    def __init__(self, pre_vote: _Optional[_Union[PreVote, _Mapping]] = ..., pre_vote_reply: _Optional[_Union[PreVoteReply, _Mapping]] = ..., prepare: _Optional[_Union[Prepare, _Mapping]] = ..., promise: _Optional[_Union[Promise, _Mapping]] = ..., nack: _Optional[_Union[Nack, _Mapping]] = ..., accept: _Optional[_Union[Accept, _Mapping]] = ..., accepted: _Optional[_Union[Accepted, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., heartbeat_reply: _Optional[_Union[HeartbeatReply, _Mapping]] = ..., learn: _Optional[_Union[Learn, _Mapping]] = ..., learned: _Optional[_Union[Learned, _Mapping]] = ..., read_index: _Optional[_Union[ReadIndex, _Mapping]] = ..., read_index_reply: _Optional[_Union[ReadIndexReply, _Mapping]] = ..., take_over: _Optional[_Union[TakeOver, _Mapping]] = ..., trimmed: _Optional[_Union[Trimmed, _Mapping]] = ..., snapshot_ask: _Optional[_Union[SnapshotAsk, _Mapping]] = ..., snapshot_chunk: _Optional[_Union[SnapshotChunk, _Mapping]] = ..., snapshot_refused: _Optional[_Union[SnapshotRefused, _Mapping]] = ...) -> None: ...
+    show: Show
+    shown: Shown
+    def __init__(self, pre_vote: _Optional[_Union[PreVote, _Mapping]] = ..., pre_vote_reply: _Optional[_Union[PreVoteReply, _Mapping]] = ..., prepare: _Optional[_Union[Prepare, _Mapping]] = ..., promise: _Optional[_Union[Promise, _Mapping]] = ..., nack: _Optional[_Union[Nack, _Mapping]] = ..., accept: _Optional[_Union[Accept, _Mapping]] = ..., accepted: _Optional[_Union[Accepted, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., heartbeat_reply: _Optional[_Union[HeartbeatReply, _Mapping]] = ..., learn: _Optional[_Union[Learn, _Mapping]] = ..., learned: _Optional[_Union[Learned, _Mapping]] = ..., read_index: _Optional[_Union[ReadIndex, _Mapping]] = ..., read_index_reply: _Optional[_Union[ReadIndexReply, _Mapping]] = ..., take_over: _Optional[_Union[TakeOver, _Mapping]] = ..., trimmed: _Optional[_Union[Trimmed, _Mapping]] = ..., snapshot_ask: _Optional[_Union[SnapshotAsk, _Mapping]] = ..., snapshot_chunk: _Optional[_Union[SnapshotChunk, _Mapping]] = ..., snapshot_refused: _Optional[_Union[SnapshotRefused, _Mapping]] = ..., show: _Optional[_Union[Show, _Mapping]] = ..., shown: _Optional[_Union[Shown, _Mapping]] = ...) -> None: ...
 
 class Ballot(_message.Message):
     __slots__ = ("round", "node")
@@ -171,14 +175,16 @@ class Heartbeat(_message.Message):
     def __init__(self, ballot: _Optional[_Union[Ballot, _Mapping]] = ..., chosen: _Optional[int] = ..., probe: _Optional[int] = ...) -> None: ...
 
 class HeartbeatReply(_message.Message):
-    __slots__ = ("ballot", "probe", "chosen")
+    __slots__ = ("ballot", "probe", "chosen", "full")
     BALLOT_FIELD_NUMBER: _ClassVar[int]
     PROBE_FIELD_NUMBER: _ClassVar[int]
     CHOSEN_FIELD_NUMBER: _ClassVar[int]
+    FULL_FIELD_NUMBER: _ClassVar[int]
     ballot: Ballot
     probe: int
     chosen: int
-    def __init__(self, ballot: _Optional[_Union[Ballot, _Mapping]] = ..., probe: _Optional[int] = ..., chosen: _Optional[int] = ...) -> None: ...
+    full: bool
+    def __init__(self, ballot: _Optional[_Union[Ballot, _Mapping]] = ..., probe: _Optional[int] = ..., chosen: _Optional[int] = ..., full: _Optional[bool] = ...) -> None: ...
 
 class Learn(_message.Message):
     __slots__ = ("first", "last")
@@ -257,3 +263,17 @@ class SnapshotRefused(_message.Message):
     gone: bool
     reason: str
     def __init__(self, view: _Optional[int] = ..., gone: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class Show(_message.Message):
+    __slots__ = ("first", "last")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    last: int
+    def __init__(self, first: _Optional[int] = ..., last: _Optional[int] = ...) -> None: ...
+
+class Shown(_message.Message):
+    __slots__ = ("entries",)
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    entries: _containers.RepeatedCompositeFieldContainer[AcceptedValue]
+    def __init__(self, entries: _Optional[_Iterable[_Union[AcceptedValue, _Mapping]]] = ...) -> None: ...
