@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 LOOK_INTERVAL_S = 0.2
 STEP_TIMEOUT_S = 30.0
 
+REMOVED_BEFORE = "was removed before"
+"""How ``journal.paxos.changes`` says that a member is gone already; for others it is unknown."""
+
 Tell = Callable[[str], None]
 
 
@@ -34,13 +37,17 @@ class NotCaughtUp(Unavailable):
 async def ensure(journal: Journal, change: MemberChange) -> bool:
     """Make ``change`` unless it is made already; return whether it was made now. Errors as
     ``Journal.change_members``."""
-    if is_made(change, await journal.members()) and not isinstance(change, Remove):
+    if not isinstance(change, Remove) and is_made(change, await journal.members()):
         return False
     try:
         await journal.change_members(change)
-    except InvalidRequest:
+    except InvalidRequest as error:
         # Made, but not ruling yet when the members were looked at; or asked for by somebody else.
-        if isinstance(change, Remove) or not is_made(change, await journal.members()):
+        if isinstance(change, Remove):
+            made = REMOVED_BEFORE in str(error)
+        else:
+            made = is_made(change, await journal.members())
+        if not made:
             raise
         return False
     return True

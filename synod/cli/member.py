@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from synod.cli.common import Target, examples, parse_endpoints, shown_path, target_options, with_journal
+from synod.cli.common import Target, examples, shown_path, target_options, with_journal
 from synod.cli.failures import misuse
 from synod.cli.output import emit_json, progress, table
 
@@ -146,7 +146,7 @@ def remove(target: Target, node: int) -> None:
     from journal.paxos.changes import Remove
     from journal.types import NodeId
 
-    _change(target, Remove(NodeId(node)), f"node {node} was removed", "")
+    _change(target, Remove(NodeId(node)), f"node {node} was removed", f"node {node} was removed before")
     local = _local(target)
     if local is not None and node in local.nodes:
         local.forget_node(node)
