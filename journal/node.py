@@ -28,13 +28,13 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass
 
 import trio
 from structlog.typing import FilteringBoundLogger
 
 from journal.admission import Admission, Reply
+from journal.barriers import ReadBarriers, ReadReply
 from journal.counters import Counters
 from journal.entries import KIND_OFFERS, NOOP, kind_of, pack_compaction, pack_membership
 from journal.errors import (
@@ -53,11 +53,13 @@ from journal.errors import (
 )
 from journal.identities import Identities, PeerReply
 from journal.lease_clock import LeaseClock
-from journal.limits import Limits
+from journal.node_config import Clock, Transport
+from journal.node_config import NodeConfig as NodeConfig
+from journal.node_config import TrioClock as TrioClock
 from journal.offers import LeaseRevoke, Offer, Verdict, pack_batch, pack_offer, unpack_batch
-from journal.paxos import Paxos, PaxosConfig, Recovered, Role
+from journal.paxos import Paxos, Recovered, Role
 from journal.paxos.changes import AddLearner, MemberChange, Promote, Remove, changed, check_alive
-from journal.paxos.effects import Effects, SendEntries
+from journal.paxos.effects import SendEntries
 from journal.paxos.membership import Membership
 from journal.paxos.messages import (
     SNAPSHOT_MESSAGES,
@@ -76,115 +78,13 @@ from journal.snapshots.fetch import read_transfer
 from journal.snapshots.records import End
 from journal.snapshots.serve import Server
 from journal.space import MISSING, Space
-from journal.status import DISK_FREE_BYTES_MIN, Alarm, LinkStatus, PeerStatus, alarms_of, health_of, not_ready
+from journal.status import Alarm, LinkStatus, PeerStatus, alarms_of, health_of, not_ready
 from journal.status import NodeMember as NodeMember
 from journal.status import NodeStatus as NodeStatus
 from journal.storage import Storage, View, Write
 from journal.storage.log import LogStore
 from journal.tail import TailHub
 from journal.types import NodeId, Revision, Slot
-
-
-class Clock(Protocol):
-    """The node's only source of time."""
-
-    def now(self) -> float:
-        """Monotonic seconds."""
-        ...
-
-    def wall_ms(self) -> int:
-        """Milliseconds since the epoch: stamped on entries for people, never compared."""
-        ...
-
-    async def sleep_until(self, deadline: float) -> None: ...
-
-
-class Transport(Protocol):
-    """Envelopes to and from the peers. May lose, repeat, delay and reorder them."""
-
-    def start(self, deliver: Callable[[Envelope], None]) -> None:
-        """Deliver what arrives to ``deliver``, in the node's own thread."""
-        ...
-
-    def send(self, envelopes: Sequence[Envelope]) -> None:
-        """Send without waiting; drops what its queues cannot hold."""
-        ...
-
-    def set_peers(self, endpoints: Mapping[NodeId, str]) -> None:
-        """Say where the peers are. Called at the start and when the membership changes."""
-        ...
-
-
-class TrioClock:
-    """Trio's clock: real in production, virtual under ``trio.testing.MockClock``."""
-
-    def __init__(self, wall_ms: Callable[[], int]) -> None:
-        self._wall_ms = wall_ms
-
-    def now(self) -> float:
-        return trio.current_time()
-
-    def wall_ms(self) -> int:
-        return self._wall_ms()
-
-    async def sleep_until(self, deadline: float) -> None:
-        await trio.sleep_until(deadline)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeConfig:
-    """Everything that may be set about a node. ``validate`` checks it."""
-
-    node: NodeId
-    cluster: str
-    """The cluster's id: peers and clients of another cluster are refused."""
-    endpoint: str
-    """Where clients and peers reach this node, ``host:port``."""
-    paxos: PaxosConfig
-    limits: Limits = field(default_factory=Limits)
-
-    tick_interval_s: float = 0.025
-    read_timeout_s: float = 3.0
-    """How long a read waits for a leader to confirm it, or for a revision to arrive."""
-    stop_timeout_s: float = 3.0
-    """How long a stop waits for the handover and for what is in flight."""
-    flush_interval_s: float = 0.1
-    """How long folded state may wait for a log write to ride with."""
-    retain_revisions: int = 0
-    """The leader compacts what is older than the last so many revisions. 0: it does not by number."""
-    retain_s: float = 0.0
-    """The leader compacts what is older than so many seconds. 0: it does not by time."""
-    pipeline_slots_max: int = 4
-    """Slots in flight past which a part-full entry waits for more offers."""
-    disk_free_bytes_min: int = DISK_FREE_BYTES_MIN
-    """With less than this left on the data folder's file system, ``health`` raises an alarm."""
-
-    def validate(self) -> None:
-        """Raise ValueError that names the field that is wrong."""
-        self.limits.validate()
-        self.paxos.validate()
-        if not self.cluster or len(self.cluster) > 64:
-            raise ValueError(f"cluster must have 1 to 64 characters, not {self.cluster!r}")
-        if self.paxos.node != self.node:
-            raise ValueError(f"paxos.node is {self.paxos.node}, but node is {self.node}")
-        if self.paxos.window_slots_max != self.limits.window_slots_max:
-            raise ValueError("paxos.window_slots_max and limits.window_slots_max must be equal")
-        for name in ("tick_interval_s", "read_timeout_s", "stop_timeout_s", "flush_interval_s"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive")
-        if self.retain_revisions < 0 or self.retain_s < 0:
-            raise ValueError("retain_revisions and retain_s must not be negative")
-        if self.disk_free_bytes_min < 0:
-            raise ValueError("disk_free_bytes_min must not be negative")
-        if not 1 <= self.pipeline_slots_max <= self.limits.window_slots_max:
-            raise ValueError("pipeline_slots_max must be between 1 and window_slots_max")
-
-
-@dataclass(slots=True)
-class _Read:
-    reply: Callable[[Revision | JournalError], None]
-    deadline: float
-    at_least: Revision
 
 
 @dataclass(slots=True)
@@ -282,11 +182,7 @@ class Node:
         self._to_fold: deque[AcceptedValue] = deque()
         self._commands: deque[_Command] = deque()
         self._commands_inflight: dict[Slot, _Command] = {}
-        self._reads_new: list[_Read] = []
-        self._reads_asked: dict[int, list[_Read]] = {}
-        self._reads_ready: list[tuple[Slot, _Read]] = []
-        self._read_ids = 0
-        self._reads = 0
+        self._reads = ReadBarriers(config.limits.reads_inflight_max, config.read_timeout_s)
 
         self._flushed = self.space.applied
         self._log_writes: list[Write] = list(found.mended)
@@ -376,13 +272,14 @@ class Node:
             if self._tick_due:
                 self._tick_due = False
                 self._tick(now)
-            self._ask_reads(now)
+            if (number := self._reads.next_round()) is not None:
+                self._core.read(number, now)
             self._propose(now)
             self._drain(now)
             self._fold(now)
             if self._catch_up.work(now):
                 self._work.set()
-            self._answer_reads()
+            self._reads.answer(self.space.applied, self.space.revision)
             if self._admission.waiting or self._commands:
                 # Folding may have freed a slot or unparked an offer.
                 self._propose(now)
@@ -427,7 +324,7 @@ class Node:
         if self._space_writes and now - self._space_writes_since >= self.config.flush_interval_s:
             self._flush_wanted = True
             self._write_ready.set()
-        self._expire_reads(now)
+        self._reads.expire(now, self.space.revision)
         self._check_transfer(now)
         self._catch_up.tick(now)
         self.snapshots.tick(now)
@@ -509,7 +406,8 @@ class Node:
                 self._write_ready.set()
             self._to_fold.extend(effects.chosen)
             self.counters.entries_committed += len(effects.chosen)
-            self._note_reads(effects)
+            for number, slot in effects.reads:
+                self._reads.confirmed(number, slot)
         self._note_role(now)
 
     def _fold(self, now: float) -> None:
@@ -754,11 +652,7 @@ class Node:
             command.reply(error)
         self._commands.clear()
         self._commands_inflight.clear()
-        reads = self._reads_new + [read for group in self._reads_asked.values() for read in group]
-        reads += [read for _slot, read in self._reads_ready]
-        self._reads_new, self._reads_asked, self._reads_ready = [], {}, []
-        for read in reads:
-            self._finish_read(read, error)
+        self._reads.fail(error)
         if self._transfer_reply is not None:
             _deadline, _to, reply = self._transfer_reply
             self._transfer_reply = None
@@ -832,7 +726,7 @@ class Node:
 
     def read_barrier(
         self,
-        reply: Callable[[Revision | JournalError], None],
+        reply: ReadReply,
         *,
         at_least: Revision | None = None,
         linearizable: bool = True,
@@ -850,76 +744,8 @@ class Node:
         if not linearizable and self.space.revision >= at_least:
             reply(self.space.revision)
             return
-        limit = self.config.limits.reads_inflight_max
-        if self._reads >= limit:
-            raise Overloaded("reads_inflight_max", limit, 50)
-        self._reads += 1
-        read = _Read(reply, self._clock.now() + self.config.read_timeout_s, at_least)
-        if linearizable:
-            self._reads_new.append(read)
-        else:
-            self._reads_ready.append((Slot(0), read))
+        self._reads.add(reply, self._clock.now(), at_least=at_least, linearizable=linearizable)
         self._wake()
-
-    def _ask_reads(self, now: float) -> None:
-        """One read-index round for all reads that came since the last."""
-        if self._reads_new:
-            self._read_ids += 1
-            self._reads_asked[self._read_ids] = self._reads_new
-            self._reads_new = []
-            self._core.read(self._read_ids, now)
-
-    def _note_reads(self, effects: Effects) -> None:
-        for read_id, slot in effects.reads:
-            reads = self._reads_asked.pop(read_id, [])
-            if slot is None:
-                self._reads_new.extend(reads)  # no leader could prove itself: asked again on the next tick
-            else:
-                self._reads_ready.extend((slot, read) for read in reads)
-
-    def _answer_reads(self) -> None:
-        if not self._reads_ready:
-            return
-        applied, revision = self.space.applied, self.space.revision
-        waiting: list[tuple[Slot, _Read]] = []
-        for slot, read in self._reads_ready:
-            if applied >= slot and revision >= read.at_least:
-                self._finish_read(read, revision)
-            else:
-                waiting.append((slot, read))
-        self._reads_ready = waiting
-
-    def _expire_reads(self, now: float) -> None:
-        def late(read: _Read, error: JournalError) -> bool:
-            if read.deadline > now:
-                return False
-            self._finish_read(read, error)
-            return True
-
-        waited = self.config.read_timeout_s
-        unproved = Unavailable(
-            f"no leader confirmed the read within {waited:g} s: is a majority of the nodes up?"
-        )
-        self._reads_new = [read for read in self._reads_new if not late(read, unproved)]
-        for read_id, reads in list(self._reads_asked.items()):
-            self._reads_asked[read_id] = [read for read in reads if not late(read, unproved)]
-            if not self._reads_asked[read_id]:
-                del self._reads_asked[read_id]
-        revision = self.space.revision
-        self._reads_ready = [
-            (slot, read)
-            for slot, read in self._reads_ready
-            if not late(
-                read,
-                RevisionInFuture(read.at_least, revision)
-                if read.at_least > revision
-                else Unavailable(f"this node did not catch up to slot {slot} within {waited:g} s"),
-            )
-        ]
-
-    def _finish_read(self, read: _Read, result: Revision | JournalError) -> None:
-        self._reads -= 1
-        read.reply(result)
 
     # -- leases -----------------------------------------------------------------------
 

@@ -182,8 +182,8 @@ def answers_any_read_as_linearizable(patch: pytest.MonkeyPatch) -> None:
 
 @mutant(20)
 def answers_before_it_is_chosen(patch: pytest.MonkeyPatch) -> None:
-    def proposed(self: Admission, slot: Slot, proposal: Proposal) -> None:
-        original(self, slot, proposal)
+    def proposed(self: Admission, slot: Slot, proposal: Proposal, now: float) -> None:
+        original(self, slot, proposal, now)
         revision = self._space.revision
         for part in proposal.parts:
             submission = part.submission

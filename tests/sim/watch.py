@@ -254,7 +254,7 @@ class Watch:
                 ("inbox", len(node._inbox), INBOX_MESSAGES_MAX),
                 ("offers in flight", node._admission.offers, limits.offers_inflight_max),
                 ("bytes in flight", node._admission.bytes, limits.inflight_bytes_max),
-                ("reads in flight", node._reads, limits.reads_inflight_max),
+                ("reads in flight", node._reads.waiting, limits.reads_inflight_max),
                 # What a restart found above the applied slot is in memory until it is learned again.
                 (
                     "accepted slots ahead",
