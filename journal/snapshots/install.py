@@ -19,11 +19,7 @@ from itertools import islice
 from journal.snapshots.fetch import Phase, Transfer, staged
 from journal.snapshots.records import FAMILIES, End
 from journal.storage import Storage, Write
-from journal.storage.records import ACCEPTED, IDENTIFIER, OUTCOME, STAGED, STATE, family_end, number_key
-
-REPLACED = tuple(sorted((*FAMILIES, OUTCOME)))
-LOG_FAMILIES = (ACCEPTED, IDENTIFIER)
-"""Of what is keyed by slot and goes up to the snapshot's."""
+from journal.storage.records import LOG_FAMILIES, STAGED, STATE, family_end, number_key
 
 
 def installation(storage: Storage, end: End, records_max: int) -> Iterator[list[Write]]:

@@ -68,7 +68,7 @@ class Network:
 
     async def run(self) -> None:
         while True:
-            if not self._heap:
+            while not self._heap:
                 self._more = trio.Event()
                 await self._more.wait()
             due = self._heap[0][0]
@@ -108,7 +108,11 @@ class NetworkTransport:
 class Cluster:
     """``count`` nodes that can be started, killed (their storage stays) and asked."""
 
-    def __init__(self, nursery: trio.Nursery, count: int, limits: Limits | None = None) -> None:
+    def __init__(
+        self, nursery: trio.Nursery, count: int, limits: Limits | None = None, **settings: Any
+    ) -> None:
+        """``settings``: more of ``NodeConfig``'s fields, for all nodes."""
+        self.settings = settings
         self.nursery = nursery
         self.network = Network()
         self.limits = limits or Limits()
@@ -133,6 +137,7 @@ class Cluster:
             endpoint=endpoint_of(node),
             paxos=PaxosConfig(node=NodeId(node), window_slots_max=self.limits.window_slots_max),
             limits=self.limits,
+            **self.settings,
         )
 
     async def start(self, *which: int) -> None:
@@ -251,10 +256,10 @@ def put(key: str, value: str = "v", **conditions: Any) -> Offer:
 
 
 @asynccontextmanager
-async def running(count: int, limits: Limits | None = None) -> AsyncIterator[Cluster]:
+async def running(count: int, limits: Limits | None = None, **settings: Any) -> AsyncIterator[Cluster]:
     with trio.fail_after(300):
         async with trio.open_nursery() as nursery:
-            cluster = Cluster(nursery, count, limits)
+            cluster = Cluster(nursery, count, limits, **settings)
             nursery.start_soon(cluster.network.run)
             await cluster.start()
             yield cluster
