@@ -357,7 +357,9 @@ class Arena:
         tail = "\n".join(f"    {line[:300]}" for line in _last(self.cluster.log(f"node-{node}")))
         self.problem(f"node {node} ended by itself with exit code {code}:\n{tail}")
 
-    def start_client(self, name: str, kinds: Sequence[str], seed: int) -> ClientProcess:
+    def start_client(
+        self, name: str, kinds: Sequence[str], seed: int, *, pause_s: float = 0.04
+    ) -> ClientProcess:
         plans = zip(self.cluster.nodes, self.cluster.endpoints, strict=True)
         client = ClientProcess(
             self.folder,
@@ -366,6 +368,8 @@ class Arena:
             endpoints=[endpoint for node, endpoint in plans if node in self.originals],
             cluster=self.cluster.cluster_id,
             seed=seed,
+            pause_s=pause_s,
+            first_op=self.first_op,
             # What is older may be compacted before its tails begin.
             after=self._revisions[-1][1] if self.compacted and self._revisions else self.after,
         )
@@ -427,6 +431,8 @@ class Arena:
 
     after = 0
     """The revision at which the recording began."""
+    first_op = 0
+    """From which number on its clients count their operations."""
 
     def files(self) -> list[Path]:
         """Return the files of the history."""

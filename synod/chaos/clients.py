@@ -29,6 +29,7 @@ class ClientProcess:
         pause_s: float = 0.04,
         after: int = 0,
         impatient: float = 0.2,
+        first_op: int = 0,
     ) -> None:
         self.name = name
         self.kinds = tuple(kinds)
@@ -41,7 +42,7 @@ class ClientProcess:
         command += ["--cluster", cluster, "--file", str(self.file), "--name", name]
         command += ["--kinds", ",".join(kinds), "--clients", str(len(kinds)), "--workers", str(workers)]
         command += ["--pause-s", str(pause_s), "--seed", str(seed), "--after", str(after)]
-        command += ["--impatient", str(impatient)]
+        command += ["--impatient", str(impatient), "--first-op", str(first_op)]
         source = str(Path(__file__).resolve().parents[2])
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(

@@ -8,9 +8,11 @@ from itertools import product
 
 import trio
 
-from synod.chaos.arena import Arena, ChaosCluster, clients_cut
+from synod.chaos.arena import Arena, ChaosCluster, NoProgress, clients_cut
+from synod.chaos.clients import ClientFailed
 from synod.chaos.network import Cuts
-from synod.chaos.schedule import Fault
+from synod.chaos.schedule import Fault, Round
+from synod.local import LocalClusterError
 
 FLAPS_MAX = 40
 
@@ -22,6 +24,29 @@ async def inflict(arena: Arena, fault: Fault) -> None:
     if not nodes:
         return
     await _KINDS[fault.kind](arena, fault, nodes)
+
+
+async def round_of(arena: Arena, each: Round) -> float:
+    """Do a round's harm, undo it, and wait for progress; return how many seconds that took."""
+    failures: list[Exception] = []
+
+    async def attempt(number: int) -> None:
+        try:
+            await inflict(arena, each.faults[number])
+        except (NoProgress, ClientFailed, LocalClusterError) as error:
+            failures.append(error)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(len(each.faults)):
+            nursery.start_soon(attempt, number)
+    await arena.heal()
+    # While another harm goes on, no progress is no fault; it must come when all of it is undone.
+    if failures and not all(isinstance(failure, NoProgress) for failure in failures):
+        raise failures[0]
+    after_s = await arena.progress()
+    arena.recorder.note(f"round {each.number} is over", recovery_s=round(after_s, 3))
+    await trio.sleep(each.calm_s)
+    return after_s
 
 
 def _between(some: Sequence[int], others: Sequence[int]) -> Cuts:

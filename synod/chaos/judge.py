@@ -30,7 +30,8 @@ def judge(files: Sequence[Path], problems: Sequence[str] = (), *, invariants: bo
     """Judge the history in these files. One that says too little to judge by is a problem, no pass."""
     verdict = Verdict("", list(problems))
     try:
-        report = check(load(files))
+        history = load(files)
+        report = check(history)
     except (HistoryInvalid, OSError) as error:
         verdict.problems.append(f"the history cannot be judged: {error}")
         verdict.text = verdict.problems[-1]
@@ -39,7 +40,8 @@ def judge(files: Sequence[Path], problems: Sequence[str] = (), *, invariants: bo
     if not report.ok:
         verdict.problems.append(verdict.text)
     if invariants:
-        found = Invariants().fold(report.commits)
+        space = {key: record.value for key, record in history.base.items}
+        found = Invariants(space).fold(c for c in report.commits if c.revision > history.base.revision)
         verdict.counts["invariants"] = found.judged
         verdict.problems.extend(found.violations[:SHOWN_MAX])
         if found.violations:

@@ -29,7 +29,7 @@ from synod.chaos.disk import SmallDisk
 from synod.chaos.judge import Verdict, judge
 from synod.chaos.network import ChaosImpossible, Network, enclosed, endpoint, require
 from synod.chaos.page import write_page
-from synod.chaos.schedule import BY_NAME, Fault, Round, rounds
+from synod.chaos.schedule import BY_NAME, rounds
 from synod.local import LocalClusterError, NotReady
 
 EXIT_FAILED = 1
@@ -159,7 +159,7 @@ async def _run(arena: Arena, options: Options) -> dict[str, Any]:
                     if trio.current_time() >= end or arena.problems:
                         break
                     facts["rounds"] = each.number
-                    facts["recovery_s"].append(round(await _round(arena, each), 2))
+                    facts["recovery_s"].append(round(await faults.round_of(arena, each), 2))
                 await arena.finish()
             except (NoProgress, ClientFailed, LocalClusterError, trio.TooSlowError) as error:
                 arena.problem(f"{type(error).__name__}: {error}")
@@ -174,28 +174,6 @@ async def _run(arena: Arena, options: Options) -> dict[str, Any]:
 def _start_clients(arena: Arena, options: Options) -> None:
     for number, (name, kinds) in enumerate(PROCESSES):
         arena.start_client(name, kinds, options.seed * 100 + number)
-
-
-async def _round(arena: Arena, each: Round) -> float:
-    """Do a round's harm, undo it, and wait for progress; return how many seconds that took."""
-    failures: list[Exception] = []
-
-    async def inflict(fault: Fault) -> None:
-        try:
-            await faults.inflict(arena, fault)
-        except (NoProgress, ClientFailed, LocalClusterError) as error:
-            failures.append(error)
-
-    async with trio.open_nursery() as nursery:
-        for fault in each.faults:
-            nursery.start_soon(inflict, fault)
-    await arena.heal()
-    if failures and not all(isinstance(failure, NoProgress) for failure in failures):
-        raise failures[0]
-    after_s = await arena.progress()
-    arena.recorder.note(f"round {each.number} is over", recovery_s=round(after_s, 3))
-    await trio.sleep(each.calm_s)
-    return after_s
 
 
 def _leave(arena: Arena, options: Options, verdict: Verdict, facts: dict[str, Any]) -> None:

@@ -115,7 +115,7 @@ def _draw(kind: Kind, nodes: int, rng: random.Random, after_s: float = 0.0) -> F
     if kind.name == "split":
         count = rng.randint(1, minority)
         facts["clients"] = rng.choice(["both", "majority", "minority"])
-    elif kind.name in ("isolate", "kill", "pause", "clock-jump", "transfer", "disk-full"):
+    elif kind.name in ("isolate", "kill", "pause", "clock-jump", "transfer", "disk-full", "members"):
         count = 1
     elif kind.name in ("one-way", "broken-link", "flapping"):
         count = 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ WATCH_INTERVAL_S = 0.25
         "synod up --detach --dir /tmp/c1 --base-port 7500",
         "synod up                           after Ctrl-C or a crash: the same cluster, with its data",
         "synod up --nodes 5 --detach        a cluster of 3, running or not: two more nodes join it",
+        "synod up --chaos                   harm its nodes under load, and watch whether it keeps its word",
     )
 )
 @click.option("--nodes", type=click.IntRange(1, 9), help=f"How many nodes.  [default: {NODES}]")
@@ -43,6 +45,12 @@ WATCH_INTERVAL_S = 0.25
 )
 @click.option("--detach", is_flag=True, help="Return when the cluster is ready, and leave it running.")
 @click.option("--timeout", "timeout_s", type=float, default=30.0, show_default=True, metavar="SECONDS")
+@click.option(
+    "--chaos", is_flag=True, help="Kill, pause and restart nodes under load; judge what comes of it."
+)
+@click.option(
+    "--seed", type=click.IntRange(0), help="With --chaos: draws what happens.  [default: a new one]"
+)
 @json_option
 def up(
     nodes: int | None,
@@ -51,13 +59,20 @@ def up(
     base_port: int | None,
     detach: bool,
     timeout_s: float,
+    chaos: bool,
+    seed: int | None,
     as_json: bool,
 ) -> None:
     """Start a cluster on this machine, or start again the one in --dir.
 
     Without --detach it stays in the foreground; Ctrl-C stops all of it, and the data stays. What
     runs already is left running, so `synod up --detach` also brings back a node that was killed.
+
+    With --chaos its nodes are killed, paused and restarted while clients use it, and every answer is
+    judged. Exit code 1 where a promise was broken.
     """
+    if detach and chaos:
+        raise misuse("--chaos needs the foreground: leave --detach out")
     cluster = _plan(folder, nodes, agents, base_port)
     with _signals_as_interrupts():
         if detach:
@@ -69,6 +84,8 @@ def up(
             _start(cluster, agents, timeout_s, as_json, nodes)
             try:
                 _show(cluster, as_json)
+                if chaos:
+                    _harm(cluster, seed)
                 _say_where(cluster, as_json)
                 _watch(cluster, as_json)
             except KeyboardInterrupt:
@@ -224,6 +241,19 @@ def _say_where(cluster: LocalCluster, quiet: bool) -> None:
     click.echo(f"Try in another terminal:  synod put greeting hello{where} && synod tail --after 0{where}")
     click.echo(f"                          synod run{where} -- sh -c 'echo hello; sleep 60'")
     click.echo("Ctrl-C stops the cluster; its data stays.")
+
+
+def _harm(cluster: LocalCluster, seed: int | None) -> None:
+    """Harm the cluster until interrupted; fail where it breaks a promise."""
+    import random
+
+    from synod.chaos.live import Violated, harm
+
+    seed = random.SystemRandom().randrange(10**6) if seed is None else seed
+    try:
+        harm(cluster, seed, tell=click.echo, is_tty=sys.stdout.isatty())
+    except Violated as violated:
+        raise CommandFailed(str(violated), hint=f"Again: synod up --chaos --seed {seed}") from None
 
 
 def _watch(cluster: LocalCluster, quiet: bool) -> None:

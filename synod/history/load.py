@@ -294,11 +294,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--kinds", default=MIXED, help=f"{MIXED}, {', '.join(KINDS)}; with commas")
     parser.add_argument("--after", type=int, default=0, help="from which revision on its tails follow")
     parser.add_argument("--impatient", type=float, default=0.0, help="part of offers that give up early")
+    parser.add_argument("--first-op", type=int, default=0, help="its operations are counted from there on")
     o = parser.parse_args(arguments)
     kinds = tuple(o.kinds.split(","))
     if unknown := [kind for kind in kinds if kind != MIXED and kind not in KINDS]:
         parser.error(f"--kinds: there is no kind {unknown[0]!r}")
-    recorder = Recorder(o.file)
+    recorder = Recorder(o.file, first_op=o.first_op)
     load = Load(o.clients, o.workers, o.pause_s, o.seed, not o.no_tail, o.name, kinds, o.after, o.impatient)
     try:
         trio.run(run, o.endpoints.split(","), o.cluster, recorder, load)

@@ -24,13 +24,18 @@ class Recorder:
     """Writes one file. May be shared by the tasks and threads of one process."""
 
     def __init__(
-        self, path: Path, *, foreign_any: bool = False, clock_ns: Callable[[], int] = time.monotonic_ns
+        self,
+        path: Path,
+        *,
+        foreign_any: bool = False,
+        first_op: int = 0,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.path = path
         self._file = path.open("a", encoding="utf-8")
         self._clock_ns = clock_ns
         self._lock = threading.Lock()
-        self._next_op = 0
+        self._next_op = first_op
         self._write(
             {
                 "event": "begin",
