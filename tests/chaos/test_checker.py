@@ -583,6 +583,16 @@ def test_history_that_begins_later_is_judged_from_its_base_on(tmp_path: Path) ->
     report = judged(events, tmp_path)
     assert report.ok, str(report)
     assert report.counts["accepted"] > 5
+    end = max(event.get("t", 0) for event in events)
+    past = {"client": "late", "op": 1}
+    events += [
+        {"event": "invoke", **past, "t": end + 1, "kind": "get", "keys": ["k1"], "consistency": "local"}
+        | {"at": 3},
+        {"event": "complete", **past, "t": end + 2, "revision": 3, "records": [[1, 1, 1, 0, "long ago"]]},
+    ]
+    report = judged(events, tmp_path)
+    assert report.ok, str(report)
+    assert report.counts["reads not judged"] == 1
     held = next(event for event in events if event["event"] == "base")
     held["items"] = [[key, [*record[:4], "wrong"]] for key, record in held["items"]]
     assert not judged(events, tmp_path).ok
