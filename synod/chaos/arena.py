@@ -358,7 +358,7 @@ class Arena:
         self.problem(f"node {node} ended by itself with exit code {code}:\n{tail}")
 
     def start_client(
-        self, name: str, kinds: Sequence[str], seed: int, *, pause_s: float = 0.04
+        self, name: str, kinds: Sequence[str], seed: int, *, pause_s: float = 0.04, late: bool = False
     ) -> ClientProcess:
         plans = zip(self.cluster.nodes, self.cluster.endpoints, strict=True)
         client = ClientProcess(
@@ -370,8 +370,8 @@ class Arena:
             seed=seed,
             pause_s=pause_s,
             first_op=self.first_op,
-            # What is older may be compacted before its tails begin.
-            after=self._revisions[-1][1] if self.compacted and self._revisions else self.after,
+            # What is older may be compacted before the tails of a client begin that starts late.
+            after=self._revisions[-1][1] if late and self._revisions else self.after,
         )
         self.clients.append(client)
         return client

@@ -87,5 +87,5 @@ class ClientProcess:
         self.process.wait()
 
     def _explain(self, what: str) -> str:
-        output = self.log.read_text(errors="replace")[-3000:]
+        output = self.log.read_text(errors="replace")[-1200:]
         return f"client process {self.name} {what} (code {self.process.returncode}):\n{output}"

@@ -191,7 +191,7 @@ async def _kill_client(arena: Arena, fault: Fault, nodes: list[int]) -> None:
     name = f"{client.name.partition('-')[0]}-{len(arena.clients)}"
     with arena.fault(fault.kind, f"SIGKILL to client process {client.name}; {name} follows", ()):
         await trio.sleep(fault.for_s)
-        arena.start_client(name, client.kinds, fault.facts["number"])
+        arena.start_client(name, client.kinds, fault.facts["number"], late=True)
 
 
 async def _members(arena: Arena, fault: Fault, nodes: list[int]) -> None:
