@@ -15,7 +15,7 @@ import trio
 from journal.client import Journal, OfferRejected, OffersUnresolved, OfferUnknown
 from journal.client.journal import DEFAULT, Timeout
 from journal.connection import LINEARIZABLE, Connection, Connector, Consistency, Level
-from journal.errors import JournalError, LeaseNotFound
+from journal.errors import JournalError, LeaseNotFound, RevisionCompacted
 from journal.offers import (
     Adjust,
     Delete,
@@ -318,6 +318,19 @@ async def record_end(
         return last
 
 
+async def _first_told(connection: Connection, after: int) -> int:
+    """Return from where on this node can tell the history: one that caught up by a snapshot has no log
+    from before it. That all of it is told by somebody, the check demands."""
+    try:
+        async with connection.tail(Revision(after), ()) as messages:
+            async for _message in messages:
+                break
+    except RevisionCompacted as compacted:
+        return compacted.compacted - 1
+    return after
+
+
 async def _record_node(connection: Connection, recorder: Recorder, node: int, after: int, last: int) -> None:
     name = f"end-of-node-{node}"
+    after = await _first_told(connection, after)
     await record_tail(connection, recorder, name, upto=last, node=node, after=after, final=True)
