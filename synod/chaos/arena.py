@@ -450,6 +450,13 @@ def clients_cut(nodes: Sequence[int]) -> dict[tuple[int, int], float]:
     return {way: 1.0 for node in nodes for way in ((node, CLIENTS), (CLIENTS, node))}
 
 
+def first_of(error: BaseException) -> BaseException:
+    """Return the first real one of nested groups of exceptions."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 def _ballot(said: NodeStatus) -> tuple[int, int]:
     number, _, node = said.ballot.partition(".")
     return int(number), int(node or 0)

@@ -24,7 +24,7 @@ from journal.client import Journal, connect
 from journal.errors import JournalError
 from journal.offers import prefix_range
 from synod.chaos import faults
-from synod.chaos.arena import Arena, NoProgress
+from synod.chaos.arena import Arena, NoProgress, first_of
 from synod.chaos.clients import ClientFailed
 from synod.chaos.judge import Verdict, judge
 from synod.chaos.schedule import MILD, Round, rounds
@@ -76,13 +76,7 @@ def harm(cluster: LocalCluster, seed: int, *, tell: Callable[[str], None], is_tt
     try:
         trio.run(_harm, cluster, seed, tell, is_tty)
     except BaseExceptionGroup as group:
-        raise _first(group) from None
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+        raise first_of(group) from None
 
 
 async def _harm(cluster: LocalCluster, seed: int, tell: Callable[[str], None], is_tty: bool) -> None:
@@ -144,7 +138,7 @@ async def _episode(
                 await arena.finish()
                 nursery.cancel_scope.cancel()
         except* (NoProgress, ClientFailed, LocalClusterError, JournalError, trio.TooSlowError) as group:
-            arena.problem(f"{type(_first(group)).__name__}: {_first(group)}")
+            arena.problem(f"{type(first_of(group)).__name__}: {first_of(group)}")
         live.phase = "judging"
         return await trio.to_thread.run_sync(judge, arena.files(), arena.problems)
     finally:

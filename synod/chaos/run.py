@@ -22,15 +22,16 @@ from typing import Any
 
 import trio
 
+from journal.errors import JournalError
 from synod.chaos import faults
-from synod.chaos.arena import Arena, ChaosCluster, NoProgress
+from synod.chaos.arena import Arena, ChaosCluster, NoProgress, first_of
 from synod.chaos.clients import ClientFailed
 from synod.chaos.disk import SmallDisk
 from synod.chaos.judge import Verdict, judge
 from synod.chaos.network import ChaosImpossible, Network, enclosed, endpoint, require
 from synod.chaos.page import write_page
 from synod.chaos.schedule import BY_NAME, rounds
-from synod.local import LocalClusterError, NotReady
+from synod.local import LocalClusterError
 
 EXIT_FAILED = 1
 EXIT_IMPOSSIBLE = 3
@@ -161,10 +162,9 @@ async def _run(arena: Arena, options: Options) -> dict[str, Any]:
                     facts["rounds"] = each.number
                     facts["recovery_s"].append(round(await faults.round_of(arena, each), 2))
                 await arena.finish()
-            except (NoProgress, ClientFailed, LocalClusterError, trio.TooSlowError) as error:
+            except* (NoProgress, ClientFailed, LocalClusterError, JournalError, trio.TooSlowError) as group:
+                error = first_of(group)
                 arena.problem(f"{type(error).__name__}: {error}")
-            except NotReady as error:
-                arena.problem(str(error))
             nursery.cancel_scope.cancel()
     if bound.cancelled_caught:
         arena.problem(f"the run was not over {EXTRA_S:g} s after its time")
