@@ -105,6 +105,24 @@ class Overloaded(JournalError):
         self.retry_after_ms = retry_after_ms
 
 
+class SpaceFull(JournalError):
+    """The disk of a node is full but for its reserve: what would grow the space is refused.
+
+    Nothing was taken in. Deletes, compaction and reads go on.
+    """
+
+    def __init__(self, node: NodeId, free: int | None, reserve: int) -> None:
+        """``free`` is None where the node's peer says so: then the reserve is the peer's own."""
+        left = "" if free is None else f" {free} bytes are free, disk_reserve_bytes={reserve};"
+        super().__init__(
+            f"the disk of node {node} is full:{left} what grows the space is refused;"
+            " deletes, compaction and reads go on"
+        )
+        self.node = node
+        self.free = free
+        self.reserve = reserve
+
+
 # -- this node's own disk -------------------------------------------------------
 
 

@@ -105,6 +105,17 @@ class Limits:
     space_cache_records_max: int = 200_000
     """Records of the space kept decoded in memory (a cache, not a limit on the space)."""
 
+    disk_reserve_bytes: int = 64 * 1024 * 1024
+    """With less than this free on the data folder's file system, offers that grow the space are refused;
+    deletes, compaction, elections and learning go on from it."""
+
+    scrub_records_per_step: int = 25
+    """Records whose checksums are looked at in one step of the sweep over all of them..."""
+    scrub_step_ms: int = 50
+    """...the pause after each step..."""
+    scrub_interval_s: int = 3_600
+    """...and how often a sweep begins, if it does not take longer."""
+
     def validate(self) -> None:
         """Raise ``ValueError`` where a limit is not positive or two contradict."""
         for field in fields(self):

@@ -36,6 +36,7 @@ from structlog.typing import FilteringBoundLogger
 from journal.admission import Admission, Reply
 from journal.barriers import ReadBarriers, ReadReply
 from journal.counters import Counters
+from journal.disk_care import DiskCare
 from journal.entries import KIND_OFFERS, NOOP, kind_of, pack_compaction, pack_membership
 from journal.errors import (
     ChangeRefused,
@@ -48,6 +49,7 @@ from journal.errors import (
     ProtocolViolation,
     RecordDamaged,
     RevisionInFuture,
+    SpaceFull,
     StorageError,
     Unavailable,
 )
@@ -56,12 +58,13 @@ from journal.lease_clock import LeaseClock
 from journal.node_config import Clock, Transport
 from journal.node_config import NodeConfig as NodeConfig
 from journal.node_config import TrioClock as TrioClock
-from journal.offers import LeaseRevoke, Offer, Verdict, pack_batch, pack_offer, unpack_batch
+from journal.offers import GROWING, LeaseRevoke, Offer, Verdict, pack_batch, pack_offer, unpack_batch
 from journal.paxos import Paxos, Recovered, Role
 from journal.paxos.changes import AddLearner, MemberChange, Promote, Remove, changed, check_alive
 from journal.paxos.effects import SendEntries
 from journal.paxos.membership import Membership
 from journal.paxos.messages import (
+    REPAIR_MESSAGES,
     SNAPSHOT_MESSAGES,
     AcceptedValue,
     Envelope,
@@ -183,6 +186,16 @@ class Node:
         self._commands: deque[_Command] = deque()
         self._commands_inflight: dict[Slot, _Command] = {}
         self._reads = ReadBarriers(config.limits.reads_inflight_max, config.read_timeout_s)
+
+        self._care = DiskCare(
+            config.node,
+            storage,
+            self._log,
+            config.limits,
+            retry_s=config.paxos.retry_interval_s,
+            now=self._started,
+            log=log,
+        )
 
         self._flushed = self.space.applied
         self._log_writes: list[Write] = list(found.mended)
@@ -311,6 +324,10 @@ class Node:
             try:
                 if isinstance(envelope.message, SNAPSHOT_MESSAGES):
                     self._step_snapshot(envelope, now)
+                elif isinstance(envelope.message, REPAIR_MESSAGES):
+                    answers, repaired = self._care.step(envelope.sender, envelope.message, self.space)
+                    self._send(answers)
+                    self._queue_log_writes(repaired)
                 elif not (isinstance(envelope.message, Learned) and self._is_full):
                     self._core.step(envelope, now)
             except ProtocolViolation as violation:
@@ -328,12 +345,40 @@ class Node:
         self._check_transfer(now)
         self._catch_up.tick(now)
         self.snapshots.tick(now)
+        self.exports.tick(now)
+        self._tend_disk(now)
         if self._catch_up.is_installing:
             return
         self._compact_what_is_old(now)
         if not self._space_writes:
             self._queue_space_writes(self.space.compact_step(COMPACT_RECORDS_PER_TURN), now)
             self._queue_space_writes(self._trim_step(), now)
+
+    def _tend_disk(self, now: float) -> None:
+        """Look for damage, mend what was found, see how much space is left."""
+        care, core = self._care, self._core
+        self._queue_log_writes(care.tick(now, core, self.space, scrubs=not self._catch_up.is_installing))
+        if care.failure is not None:
+            raise care.failure
+        if care.repair.damaged and not self._identities.disowned:
+            self._send(care.ask(now, core.membership.nodes))
+        if care.is_space_due(now):
+            care.watch_space(now, self._free())
+            core.full = care.is_full
+
+    def _free(self) -> int | None:
+        free = self._disk_free()
+        return self._storage.free_bytes() if free is None else free
+
+    def _queue_log_writes(self, writes: list[Write]) -> None:
+        if writes:
+            self._log_writes.extend(writes)
+            self._write_ready.set()
+
+    def damaged(self, error: RecordDamaged) -> None:
+        """Tell the node that a reader of its space met a damaged record."""
+        self._care.notice(error)
+        self._wake()
 
     def _trim_step(self) -> list[Write]:
         """Let a little of the log go: what is folded, on the disk, compacted, and needed by nobody."""
@@ -452,7 +497,10 @@ class Node:
         """Answer peers that learn. Only behind the write of what was drained with the request: until then
         the log may hold, for a slot that is known chosen, an older value that was never chosen."""
         for to, first, last in requests:
-            entries = self._log.read(first, last, self.config.limits.learn_bytes_max)
+            try:
+                entries = self._log.read(first, last, self.config.limits.learn_bytes_max)
+            except RecordDamaged:
+                continue  # noticed: it is repaired, and the peer asks again, or another
             if not entries and first < self.space.log_first and not self._catch_up.is_installing:
                 trimmed = Trimmed(self.space.log_first, self._core.chosen)
                 self._send([Envelope(self.config.node, to, trimmed)])
@@ -485,6 +533,46 @@ class Node:
         except RecordDamaged as damage:
             self._logger.error("snapshot.damaged", asker=sender, reason=str(damage))
             return SnapshotRefused(ask.view, True, "a record is damaged here")
+
+    def read_snapshot(
+        self, view: int, after: bytes, reply: Callable[[SnapshotPart | JournalError], None]
+    ) -> None:
+        """Give a client what follows ``after`` in the view that it calls ``view``; with an empty ``after``
+        the view is taken now, of all that is folded. ``reply`` may get ``Unavailable``."""
+        if self._catch_up.is_installing:
+            raise Unavailable(f"no snapshot can be read here: {self._catch_up.described}")
+
+        def answer() -> None:
+            ask = SnapshotAsk(view, after)
+            try:
+                found = self.exports.answer(NodeId(view), ask, self._clock.now())
+            except RecordDamaged as damage:
+                self._logger.error("snapshot.damaged", reason=str(damage))
+                reply(Unavailable("a record is damaged on this node: ask another"))
+                return
+            if isinstance(found, SnapshotRefused):
+                reply(Unavailable(f"snapshot: {found.reason}"))
+                return
+            state = self.exports.state_of(NodeId(view))
+            header = Header(
+                FORMAT,
+                self.config.cluster,
+                self.config.node,
+                state.applied,
+                state.revision,
+                state.chain,
+                state.compacted,
+                self.config.limits.window_slots_max,
+                self._clock.wall_ms(),
+            )
+            end = End.unpack(found.end) if found.end else None
+            reply(SnapshotPart(header, found.records, end))
+
+        if after:
+            answer()
+        else:
+            self.write([], sync=False, written=answer)  # what is folded must be on the disk to be in the view
+            self._wake()
 
     @property
     def _is_full(self) -> bool:
@@ -701,12 +789,37 @@ class Node:
     def submit(self, data: bytes, reply: Reply) -> None:
         """Take in one packed batch; ``reply`` gets its verdicts, in order, or an error.
 
-        Raises ``OfferInvalid``, ``NotLeader`` or ``Overloaded`` at once; then nothing was taken in.
+        Raises ``OfferInvalid``, ``NotLeader``, ``Overloaded`` or ``SpaceFull`` at once; then nothing was
+        taken in.
         """
         if not self._leads or self._stopping:
             raise self._leader_error()
-        self._admission.submit(unpack_batch(data, self.config.limits), reply)
+        batch = unpack_batch(data, self.config.limits)
+        full = self._full()
+        if full is not None and any(
+            any(mutation[0] in GROWING for mutation in offer[-1])
+            and (not batch.client or self.space.outcome(batch.client, offer[0]) is None)
+            for offer in batch.offers
+        ):
+            raise full
+        self._admission.submit(batch, reply)
         self._wake()
+
+    def _full(self) -> SpaceFull | None:
+        """Why nothing that grows the space is taken in: this disk or that of a voter is full. None: it is.
+
+        A voter that runs out of space stops, and with it goes its vote, so its alarm counts like this
+        node's own; that of a voter which is not heard any more does not.
+        """
+        reserve = self.config.limits.disk_reserve_bytes
+        if self._care.is_full:
+            return SpaceFull(self.config.node, self._care.free_bytes, reserve)
+        progress = self._core.peers_progress
+        if any(peer.full for peer in progress.values()):
+            for node in sorted(self._alive(self._clock.now()) & self._core.membership.voter_ids):
+                if progress[node].full:
+                    return SpaceFull(node, None, reserve)
+        return None
 
     def outcome(self, client: bytes, sequence: int) -> Verdict | None:
         """Return what became of an offer id, as far as this node has folded. None: not seen."""
@@ -934,10 +1047,32 @@ class Node:
             leaderless=leaderless,
             lag=self._lag,
             lag_max=self.config.limits.window_slots_max,
-            disk_free_bytes=self._disk_free(),
+            disk_free_bytes=self._free(),
+            disk_full=self._disk_full_text(),
+            damaged=self._damage_text(),
             disk_free_bytes_min=self.config.disk_free_bytes_min,
             write_s=self.write_under_way_s,
         )
+
+    def _disk_full_text(self) -> str:
+        full = self._full()
+        if full is None:
+            return ""
+        if full.node == self.config.node and not self._leads:
+            return "disk full: the leader is told, and takes no offers that grow the space"
+        return f"disk of node {full.node} full: no offers that grow the space are taken"
+
+    def _damage_text(self) -> str:
+        core, repair = self._core, self._care.repair
+        found = []
+        if core.waits_for is not None:
+            found.append(
+                f"slot {core.waits_for} waits for an intact copy: damaged on too many nodes that answer"
+            )
+        damaged = len(core.lost) + len(repair.damaged)
+        if damaged:
+            found.append(f"{damaged} damaged log records wait for a peer's copy")
+        return "; ".join(found)
 
     def not_ready(self) -> str:
         """Return why this node should be sent no clients at present; empty where it is ready."""
@@ -1005,7 +1140,7 @@ class Node:
             members=_members(membership),
             health=health_of(self.alarms()),
             peers=self._peers(),
-            disk_free_bytes=self._disk_free(),
+            disk_free_bytes=self._free(),
         )
 
 

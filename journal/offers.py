@@ -69,6 +69,8 @@ SET_ADD: Final = 4
 SET_REMOVE: Final = 5
 LEASE_GRANT: Final = 6
 LEASE_REVOKE: Final = 7
+GROWING: Final = frozenset((PUT, ADJUST, SET_ADD, LEASE_GRANT))
+"""What is refused while a disk is full: mutations after which more is kept than before."""
 
 Number = int | float
 Member = int | str

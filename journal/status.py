@@ -78,7 +78,17 @@ class Alarm(NamedTuple):
     text: str
 
 
-ALARMS = ("stopping", "disowned", "removed", "no_leader", "catching_up", "disk_nearly_full", "disk_slow")
+ALARMS = (
+    "stopping",
+    "disowned",
+    "removed",
+    "no_leader",
+    "catching_up",
+    "disk_full",
+    "damaged",
+    "disk_nearly_full",
+    "disk_slow",
+)
 """Every alarm there is, the gravest first."""
 
 
@@ -127,10 +137,13 @@ def alarms_of(
     disk_free_bytes: int | None,
     disk_free_bytes_min: int,
     write_s: float,
+    disk_full: str = "",
+    damaged: str = "",
 ) -> tuple[Alarm, ...]:
     """Return what is wrong, the gravest first. A node that is out of the cluster (``stopping``, ``disowned``
     and why, ``removed``) has no other alarms but its disk's. ``leaderless``: why there is no leader,
-    empty where there is one. ``write_s``: how long a write to the disk has been under way by now."""
+    empty where there is one. ``write_s``: how long a write to the disk has been under way by now.
+    ``disk_full``: whose disk stops offers; ``damaged``: which records are; empty where that is not so."""
     found = []
     if stopping:
         found.append(Alarm("stopping", "stopping"))
@@ -142,6 +155,10 @@ def alarms_of(
         found.append(Alarm("no_leader", leaderless))
     elif lag > lag_max:
         found.append(Alarm("catching_up", f"catching up: {lag} slots behind"))
+    if disk_full:
+        found.append(Alarm("disk_full", disk_full))
+    if damaged:
+        found.append(Alarm("damaged", damaged))
     if disk_free_bytes is not None and disk_free_bytes < disk_free_bytes_min:
         free, least = disk_free_bytes >> 20, disk_free_bytes_min >> 20
         found.append(Alarm("disk_nearly_full", f"disk nearly full: {free} MiB free, alarm below {least} MiB"))

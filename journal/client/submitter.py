@@ -50,6 +50,7 @@ from journal.errors import (
     NotLeader,
     OfferInvalid,
     Overloaded,
+    SpaceFull,
     Unavailable,
     WrongCluster,
 )
@@ -483,6 +484,12 @@ class Submitter:
                 todo.extend(self._refused(message, error))
             except WrongCluster as error:
                 self._refuse_all(message, error)
+            except SpaceFull as error:
+                # Deletes are still taken: find the offers that are not.
+                if len(message.sent) == 1:
+                    self._refuse_all(message, error)
+                else:
+                    todo.extend(self._halves(message))
             except Overloaded as error:
                 message.error = error
                 self._counters.overloads += 1
@@ -525,7 +532,7 @@ class Submitter:
                         f"{connection.endpoint} answered {len(packed)} offers with {len(verdicts)} verdicts"
                     )
                 return verdicts
-            except (NotLeader, NotSent, Overloaded, OfferInvalid, WrongCluster):
+            except (NotLeader, NotSent, Overloaded, OfferInvalid, SpaceFull, WrongCluster):
                 raise  # by the port's contract nothing of this try was taken in
             except BaseException:
                 message.maybe = True

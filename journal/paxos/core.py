@@ -153,6 +153,10 @@ class Paxos:
         """The slot at which this leader waits for intact copies of a damaged entry, if it does."""
         return None if self._lead is None else self._lead.waits_for
 
+    def held(self, slot: Slot) -> AcceptedValue | None:
+        """What this node holds for a slot above the chosen prefix."""
+        return self._acceptor.log.get(slot)
+
     @property
     def lost(self) -> tuple[Slot, ...]:
         """The slots above the chosen prefix whose accepted value this node's disk has damaged."""

@@ -20,7 +20,15 @@ import grpc.aio
 from structlog.typing import FilteringBoundLogger
 
 from journal.counters import Counters
-from journal.errors import InvalidRequest, JournalError, Overloaded, Unavailable, WrongCluster
+from journal.errors import (
+    InvalidRequest,
+    JournalError,
+    Overloaded,
+    RecordDamaged,
+    SpaceFull,
+    Unavailable,
+    WrongCluster,
+)
 from journal.rpc import methods
 from journal.rpc.errors import status_of, trailers
 from journal.rpc.pb import journal_pb2 as pb
@@ -126,6 +134,10 @@ class Edge:
         self.counters.requests_refused[type(error).__name__] += 1
         if isinstance(error, Overloaded):
             self.counters.limits_hit[error.limit] += 1
+        elif isinstance(error, SpaceFull):
+            self.counters.limits_hit["disk_reserve_bytes"] += 1
+        elif isinstance(error, RecordDamaged):
+            self.node.damaged(error)
 
     async def abort(self, context: Context, error: JournalError) -> None:
         """End a call with the status and trailers of ``error``."""

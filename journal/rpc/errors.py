@@ -27,6 +27,7 @@ from journal.errors import (
     ProtocolViolation,
     RevisionCompacted,
     RevisionInFuture,
+    SpaceFull,
     StorageError,
     Unavailable,
     WrongCluster,
@@ -121,6 +122,12 @@ TABLE: tuple[_Row, ...] = (
         lambda error: Overloaded(error.where, error.bound, error.retry_after_ms),
     ),
     _Row(
+        SpaceFull,
+        pb.ERROR_CODE_SPACE_FULL,
+        Status.RESOURCE_EXHAUSTED,
+        lambda error: SpaceFull(NodeId(error.leader), error.asked if error.where else None, error.bound),
+    ),
+    _Row(
         ProtocolViolation,
         pb.ERROR_CODE_PROTOCOL_VIOLATION,
         Status.FAILED_PRECONDITION,
@@ -169,6 +176,9 @@ def pack_error(error: JournalError, *, taken_in: bool = False) -> pb.Error:
         packed.where = error.limit
         packed.bound = error.value
         packed.retry_after_ms = error.retry_after_ms
+    elif isinstance(error, SpaceFull):
+        packed.leader, packed.asked, packed.bound = error.node, error.free or 0, error.reserve
+        packed.where = "" if error.free is None else "disk_reserve_bytes"
     elif isinstance(error, RevisionCompacted):
         packed.asked, packed.bound = error.asked, error.compacted
     elif isinstance(error, RevisionInFuture):

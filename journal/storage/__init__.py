@@ -64,6 +64,14 @@ class Storage(Protocol):
         """Return the approximate space in use on disk."""
         ...
 
+    def free_bytes(self) -> int | None:
+        """Return how much more the file system takes before a write fails. None: nobody can say.
+
+        Callers ask before they write, because a write that finds the disk full cannot be undone or
+        tried again: it fails like any other (``StorageFailed``), and ends the node.
+        """
+        ...
+
     def close(self) -> None:
         """Release the folder. Idempotent. No write may be under way."""
         ...

@@ -11,6 +11,7 @@ the node stops. Found in: "Can Applications Recover from fsync Failures?" (Rebel
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -99,6 +100,13 @@ class LevelDBStorage:
             except FileNotFoundError:
                 pass  # LevelDB removed it meanwhile
         return size
+
+    def free_bytes(self) -> int | None:
+        try:
+            found = os.statvfs(self._path)
+        except OSError:
+            return None  # reads and writes will say what is wrong
+        return found.f_bavail * found.f_frsize
 
     def close(self) -> None:
         self._db.close()

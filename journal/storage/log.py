@@ -24,7 +24,7 @@ and ``repair`` gets it from a peer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from struct import Struct
 from typing import NamedTuple
 from zlib import crc32
@@ -85,6 +85,8 @@ class LogStore:
     def __init__(self, storage: Storage | View, limits: Limits) -> None:
         self._storage = storage
         self._limits = limits
+        self.on_damage: Callable[[RecordDamaged], None] = lambda error: None
+        """Called with what ``read`` finds damaged."""
 
     def recover(self, applied: Slot, membership: Membership, window_slots_max: int) -> Recovery:
         """Read everything that the core needs to go on after a restart.
@@ -119,6 +121,12 @@ class LogStore:
         for chosen, found in self._memberships(mended):
             memberships.append((Slot(chosen + window_slots_max), found))
         return Recovery(promised, tuple(accepted), tuple(memberships), tuple(lost), tuple(mended))
+
+    def mended_memberships(self) -> list[Write]:
+        """Return the copies of memberships that are to be written again. Raises ``RecordDamaged``."""
+        mended: list[Write] = []
+        self._memberships(mended)
+        return mended
 
     def _promised(self, mended: list[Write]) -> Ballot:
         """Return the promise, from either copy. Raises ``VoteLost``."""
@@ -202,7 +210,8 @@ class LogStore:
                 break
             try:
                 found.append(_accepted(key, sealed))
-            except RecordDamaged:
+            except RecordDamaged as error:
+                self.on_damage(error)
                 if not found:
                     raise
                 break

@@ -72,6 +72,8 @@ class MemoryStorage:
         self._bytes = 0
         self._failed: str | None = None
         self._closed = False
+        self.capacity_bytes: int | None = None
+        """What fits; a write past it fails, as on a full disk."""
         self.on_write: Callable[[list[Write], bool], None] | None = None
         """A fault site: called with (batch, sync) before a batch is applied; may raise ``StorageFailed``."""
 
@@ -104,6 +106,9 @@ class MemoryStorage:
     def size_bytes(self) -> int:
         return self._bytes
 
+    def free_bytes(self) -> int | None:
+        return None if self.capacity_bytes is None else max(0, self.capacity_bytes - self._bytes)
+
     def close(self) -> None:
         self._closed = True
 
@@ -117,6 +122,8 @@ class MemoryStorage:
         try:
             if self.on_write is not None:
                 self.on_write(batch, sync)
+            if self.capacity_bytes is not None:
+                self._check_fits(batch)
         except StorageFailed as error:
             self._failed = str(error)
             raise
@@ -142,6 +149,7 @@ class MemoryStorage:
         for batch in self._unsynced[:unsynced_kept]:
             self._apply(found._durable, batch)
         found._shown = found._durable.copy()
+        found.capacity_bytes = self.capacity_bytes
         found._bytes = sum(len(key) + len(value) for key, value in found._shown.items())
         return found
 
@@ -154,6 +162,16 @@ class MemoryStorage:
                 self._bytes += (0 if value is None else len(key) + len(value)) - (
                     0 if old is None else len(key) + len(old)
                 )
+
+    def _check_fits(self, batch: list[Write]) -> None:
+        grows = 0
+        for key, value in dict(batch).items():
+            old = self._shown.get(key)
+            grows += (0 if value is None else len(key) + len(value)) - (
+                0 if old is None else len(key) + len(old)
+            )
+        if grows > 0 and self._bytes + grows > (self.capacity_bytes or 0):
+            raise StorageFailed("write failed: no space left on device")
 
     def _check_open(self) -> None:
         if self._closed:

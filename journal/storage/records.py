@@ -70,6 +70,8 @@ SESSION: Final = b"s"
 LEASE: Final = b"l"
 BINDING: Final = b"b"
 SWEPT: Final = b"w"
+SPACE_FAMILIES: Final = (STATE, CURRENT, HISTORY, OUTCOME, RECENT, SESSION, LEASE, BINDING, SWEPT)
+"""Everything that the fold writes, but for the memberships: it can be folded again from the log."""
 STAGED: Final = b"x"
 TRANSFER: Final = b"y"
 

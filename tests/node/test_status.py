@@ -48,6 +48,8 @@ def test_a_node_that_is_well() -> None:
         ),
         ({"disk_free_bytes": 512 << 20}, [], "ok", ""),
         ({"disk_free_bytes": None}, [], "ok", ""),
+        ({"disk_full": "disk of node 2 full"}, ["disk_full"], "disk of node 2 full", ""),
+        ({"damaged": "slot 3 waits"}, ["damaged"], "slot 3 waits", ""),
         (
             {"write_s": 2.5},
             ["disk_slow"],

@@ -22,6 +22,7 @@ from journal.errors import (
     RecordDamaged,
     RevisionCompacted,
     RevisionInFuture,
+    SpaceFull,
     StorageFailed,
     Unavailable,
     WrongCluster,
@@ -43,6 +44,8 @@ EXAMPLES: list[JournalError] = [
     ChangeRefused("the majority would be lost"),
     Disowned("node 3 comes with another incarnation"),
     Overloaded("offers_inflight_max", 65_536, 50),
+    SpaceFull(NodeId(2), 0, 64 << 20),
+    SpaceFull(NodeId(2), None, 64 << 20),
     ProtocolViolation("a verdict is of no kind that is known here"),
     JournalError("something else"),
 ]

@@ -77,6 +77,9 @@ class SimDisk:
     def size_bytes(self) -> int:
         return self.memory.size_bytes()
 
+    def free_bytes(self) -> int | None:
+        return self.memory.free_bytes()
+
     def close(self) -> None:
         self.memory.close()
 

@@ -38,6 +38,7 @@ class ErrorCode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_CODE_PROTOCOL_VIOLATION: _ClassVar[ErrorCode]
     ERROR_CODE_CHANGE_REFUSED: _ClassVar[ErrorCode]
     ERROR_CODE_DISOWNED: _ClassVar[ErrorCode]
+    ERROR_CODE_SPACE_FULL: _ClassVar[ErrorCode]
 
 class Consistency(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -76,6 +77,7 @@ ERROR_CODE_STORAGE: ErrorCode
 ERROR_CODE_PROTOCOL_VIOLATION: ErrorCode
 ERROR_CODE_CHANGE_REFUSED: ErrorCode
 ERROR_CODE_DISOWNED: ErrorCode
+ERROR_CODE_SPACE_FULL: ErrorCode
 CONSISTENCY_LINEARIZABLE: Consistency
 CONSISTENCY_AT_LEAST: Consistency
 CONSISTENCY_LOCAL: Consistency
