@@ -60,7 +60,7 @@ from journal.node_config import NodeConfig as NodeConfig
 from journal.node_config import TrioClock as TrioClock
 from journal.offers import GROWING, LeaseRevoke, Offer, Verdict, pack_batch, pack_offer, unpack_batch
 from journal.paxos import Paxos, Recovered, Role
-from journal.paxos.changes import AddLearner, MemberChange, Promote, Remove, changed, check_alive
+from journal.paxos.changes import MemberChange, Remove, changed
 from journal.paxos.effects import SendEntries
 from journal.paxos.membership import Membership
 from journal.paxos.messages import (
@@ -75,6 +75,7 @@ from journal.paxos.messages import (
     SnapshotRefused,
     Trimmed,
 )
+from journal.pending_change import PendingChange
 from journal.retention import Retention
 from journal.snapshots.catchup import CatchUp
 from journal.snapshots.fetch import read_transfer
@@ -215,7 +216,7 @@ class Node:
         self._stopped = trio.Event()
         self._handed_to: NodeId | None = None
         self._changing_members = False
-        self._leads_since = 0.0
+        self._change: PendingChange | None = None
         self._was_leading: tuple[bool, object] = (False, None)
         self._leader_known: NodeId | None = None
         self._membership: tuple[Slot, Membership] | None = None
@@ -343,6 +344,7 @@ class Node:
             self._write_ready.set()
         self._reads.expire(now, self.space.revision)
         self._check_transfer(now)
+        self._weigh_change(now)
         self._catch_up.tick(now)
         self.snapshots.tick(now)
         self.exports.tick(now)
@@ -685,7 +687,6 @@ class Node:
                 self._leases.follow()
                 self._logger.warning("leader.lost", ballot=str(core.ballot), slot=core.chosen)
             if leading[0]:
-                self._leads_since = now
                 self._leases.lead(self.space.leases, now)
                 self._logger.info(
                     "leader.elected", ballot=str(core.ballot), slot=core.chosen, revision=self.space.revision
@@ -727,6 +728,7 @@ class Node:
             " offer it again under the same id, or ask for its outcome"
         )
         self._admission.fail(self._leader_error(), inflight)
+        self._drop_change(self._leader_error())
         commands = [*self._commands, *self._commands_inflight.values()]
         self._commands.clear()
         self._commands_inflight.clear()
@@ -736,6 +738,7 @@ class Node:
     def _fail_all(self, error: JournalError) -> None:
         self._identities.fail(error)
         self._admission.fail(error, error)
+        self._drop_change(error)
         for command in [*self._commands, *self._commands_inflight.values()]:
             command.reply(error)
         self._commands.clear()
@@ -932,11 +935,13 @@ class Node:
         self._wake()
 
     def change_members(self, change: MemberChange, reply: Callable[[Revision | JournalError], None]) -> None:
-        """Add, promote or remove one node; ``reply`` is called when the change is chosen.
+        """Add, promote or remove one node; ``reply`` is called when the change is chosen, or with
+        ``ChangeRefused`` where it would do harm as things are: the learner lags, the majority would be
+        lost. A leader that is asked to remove itself hands over first, and replies with ``NotLeader``,
+        which says who leads then: ask that one.
 
-        Raises ``NotLeader``, ``InvalidRequest`` (the change makes no sense), ``ChangeRefused`` (the
-        learner lags, the majority would be lost) or ``Unavailable`` (a change is under way). A leader
-        that is asked to remove itself hands over first, and says who leads then: ask that one.
+        Raises ``NotLeader``, ``InvalidRequest`` (the change makes no sense) or ``Unavailable`` (another
+        one is under way).
         """
         if not self._leads or self._stopping:
             raise self._leader_error()
@@ -948,40 +953,48 @@ class Node:
             after = changed(newest, change)
         except ValueError as error:
             raise InvalidRequest("change", str(error)) from None
-        if (
-            not isinstance(change, AddLearner)
-            and now - self._leads_since < self.config.paxos.election_timeout_s
-        ):
-            # Until then every peer counts as alive, for want of any word from it.
-            raise Unavailable("this node has only begun to lead: who is alive is known in a moment")
-        alive = {self.config.node, *self._alive(now)}
-        if isinstance(change, Promote):
-            progress = self._core.peers_progress.get(change.node)
-            if change.node not in alive or progress is None or not progress.chosen:
-                raise ChangeRefused(f"learner {change.node} was not heard from of late")
-            lag = self._core.chosen - progress.chosen
-            if lag > self.config.limits.window_slots_max:
-                raise ChangeRefused(
-                    f"learner {change.node} is {lag} slots behind: promote it when it caught up"
-                )
-        try:
-            check_alive(after, alive)
-        except ValueError as error:
-            raise ChangeRefused(str(error)) from None
-        if isinstance(change, Remove) and change.node == self.config.node:
-            target = self._best_peer(now)
-            if target is None:
-                raise Unavailable("no other voter has been heard from: there is nobody to hand over to")
-            self.transfer_leadership(target, lambda _result: None)
-            raise NotLeader(target, self._endpoint_of(target))
         self._changing_members = True
 
-        def chosen(result: Revision | JournalError) -> None:
+        def done(result: Revision | JournalError) -> None:
             self._changing_members = False
             reply(result)
 
-        self._commands.append(_Command(pack_membership(after.pack()), chosen))
-        self._wake()
+        patience = self.config.paxos.election_timeout_s
+        self._change = PendingChange(change, after, now, now + patience, done)
+        self._weigh_change(now)
+
+    def _weigh_change(self, now: float) -> None:
+        """Make the change that waits once enough is heard of the peers, or refuse it."""
+        pending = self._change
+        if pending is None:
+            return
+        objection = pending.objection(
+            self.config.node,
+            self._core.chosen,
+            self._core.peers_progress,
+            self.config.limits.window_slots_max,
+        )
+        if objection and now < pending.deadline:
+            return
+        self._change = None
+        if objection:
+            pending.reply(ChangeRefused(objection))
+        elif isinstance(pending.change, Remove) and pending.change.node == self.config.node:
+            target = self._best_peer(now)
+            try:
+                self.transfer_leadership(target, lambda _result: None)
+            except Unavailable as error:
+                pending.reply(error)
+            else:
+                pending.reply(NotLeader(target, self._endpoint_of(target)))
+        else:
+            self._commands.append(_Command(pack_membership(pending.after.pack()), pending.reply))
+            self._wake()
+
+    def _drop_change(self, error: JournalError) -> None:
+        pending, self._change = self._change, None
+        if pending is not None:
+            pending.reply(error)
 
     def _alive(self, now: float) -> set[NodeId]:
         """The peers that this leader has heard from within an election timeout."""
