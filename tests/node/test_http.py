@@ -87,9 +87,7 @@ async def test_one_connection_takes_many_requests() -> None:
         assert reply.endswith("nothing\n")
 
 
-@pytest.mark.parametrize(
-    "garbage", ["\x00\x01\x02\n\n", "GET /" + "a" * 40_000 + " HTTP/1.1\n\n"]
-)
+@pytest.mark.parametrize("garbage", ["\x00\x01\x02\n\n", "GET /" + "a" * 40_000 + " HTTP/1.1\n\n"])
 async def test_what_is_not_http_is_hung_up_on(garbage: str) -> None:
     async with serving() as port:
         try:
