@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from journal.node import NodeMember, NodeStatus
     from journal.offers import Verdict
     from journal.paxos.changes import MemberChange
+    from journal.snapshots.serve import SnapshotPart
     from journal.versions import Record
 
 
@@ -213,6 +214,14 @@ class Connection(Protocol):
 
     async def chain(self, slot: Slot) -> bytes | None:
         """Return the hash chain after folding ``slot``; None where the node has no record of it."""
+        ...
+
+    async def read_snapshot(self, view: int, after: bytes) -> SnapshotPart:
+        """Return the records that follow the key ``after`` of the snapshot ``view``.
+
+        ``view`` is a random number of the caller's; with an empty ``after`` it is opened, and shows every
+        offer that was answered before. Raises ``Unavailable`` where it is not open any more, or not now.
+        """
         ...
 
     async def aclose(self) -> None:

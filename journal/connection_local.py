@@ -19,6 +19,7 @@ from journal.errors import InvalidRequest, JournalError, RevisionInFuture, Unava
 from journal.node import Node, NodeMember, NodeStatus
 from journal.offers import Verdict
 from journal.paxos.changes import MemberChange
+from journal.snapshots.serve import SnapshotPart
 from journal.types import NodeId, Revision, Slot
 
 T = TypeVar("T")
@@ -200,6 +201,16 @@ class LocalConnection:
     async def chain(self, slot: Slot) -> bytes | None:
         await trio.lowlevel.checkpoint()
         return self._node().space.chain_at(slot)
+
+    async def read_snapshot(self, view: int, after: bytes) -> SnapshotPart:
+        node = self._node()
+        if not after:
+            barrier: _Call[Revision] = _Call()
+            node.read_barrier(barrier.reply)
+            await barrier.wait()
+        call: _Call[SnapshotPart] = _Call()
+        node.read_snapshot(view, after, call.reply)
+        return await call.wait()
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()

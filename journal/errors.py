@@ -148,3 +148,12 @@ class VoteLost(RecordDamaged):
 
 class StorageFailed(StorageError):
     """A read, write or sync failed. A failed sync is never retried: the node stops."""
+
+
+class SnapshotDamaged(JournalError):
+    """A snapshot file is not what was written. ``position``: at which byte that shows."""
+
+    def __init__(self, position: int, why: str, name: str = "the snapshot") -> None:
+        super().__init__(f"{name} is damaged at byte {position}: {why}")
+        self.position = position
+        self.why = why

@@ -79,8 +79,9 @@ from journal.pending_change import PendingChange
 from journal.retention import Retention
 from journal.snapshots.catchup import CatchUp
 from journal.snapshots.fetch import read_transfer
+from journal.snapshots.format import FORMAT, Header
 from journal.snapshots.records import End
-from journal.snapshots.serve import Server
+from journal.snapshots.serve import Server, SnapshotPart
 from journal.space import MISSING, Space
 from journal.status import Alarm, LinkStatus, PeerStatus, alarms_of, health_of, not_ready
 from journal.status import NodeMember as NodeMember
@@ -173,7 +174,9 @@ class Node:
             log=log,
         )
         self.snapshots = Server(storage, config.limits, membership, window)
-        """The snapshots that others fetch from this node."""
+        """The snapshots that other nodes fetch from this one."""
+        self.exports = Server(storage, config.limits, membership, window)
+        """Those that clients save."""
         self._reading: View | None = None
         self._retention = Retention(config.retain_revisions, config.retain_s)
         self._compacting = False
@@ -246,6 +249,7 @@ class Node:
         finally:
             self._fail_all(Unavailable("the node is stopping"))
             self.snapshots.close()
+            self.exports.close()
         if failure is not None:
             raise failure
         # What was folded last goes to disk too; without it a restart would fold it again.
@@ -347,6 +351,7 @@ class Node:
         self._weigh_change(now)
         self._catch_up.tick(now)
         self.snapshots.tick(now)
+        self.exports.tick(now)
         self._tend_disk(now)
         if self._catch_up.is_installing:
             return
@@ -534,6 +539,46 @@ class Node:
         except RecordDamaged as damage:
             self._logger.error("snapshot.damaged", asker=sender, reason=str(damage))
             return SnapshotRefused(ask.view, True, "a record is damaged here")
+
+    def read_snapshot(
+        self, view: int, after: bytes, reply: Callable[[SnapshotPart | JournalError], None]
+    ) -> None:
+        """Give a client what follows ``after`` in the view that it calls ``view``; with an empty ``after``
+        the view is taken now, of all that is folded. ``reply`` may get ``Unavailable``."""
+        if self._catch_up.is_installing:
+            raise Unavailable(f"no snapshot can be read here: {self._catch_up.described}")
+
+        def answer() -> None:
+            ask = SnapshotAsk(view, after)
+            try:
+                found = self.exports.answer(NodeId(view), ask, self._clock.now())
+            except RecordDamaged as damage:
+                self._logger.error("snapshot.damaged", reason=str(damage))
+                reply(Unavailable("a record is damaged on this node: ask another"))
+                return
+            if isinstance(found, SnapshotRefused):
+                reply(Unavailable(f"snapshot: {found.reason}"))
+                return
+            state = self.exports.state_of(NodeId(view))
+            header = Header(
+                FORMAT,
+                self.config.cluster,
+                self.config.node,
+                state.applied,
+                state.revision,
+                state.chain,
+                state.compacted,
+                self.config.limits.window_slots_max,
+                self._clock.wall_ms(),
+            )
+            end = End.unpack(found.end) if found.end else None
+            reply(SnapshotPart(header, found.records, end))
+
+        if after:
+            answer()
+        else:
+            self.write([], sync=False, written=answer)  # what is folded must be on the disk to be in the view
+            self._wake()
 
     @property
     def _is_full(self) -> bool:

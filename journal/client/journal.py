@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
@@ -28,6 +28,7 @@ from journal.client.leases import LEASE_ID_BITS, Lease
 from journal.client.members import change_members, leader_status
 from journal.client.reads import PAGE_KEYS_MAX, Pages, Reads
 from journal.client.router import Counters, Router
+from journal.client.snapshots import snapshot_parts
 from journal.client.submitter import Submitter
 from journal.client.tails import SnapshotPage, Tail
 from journal.client.transactions import RETRIED, Transaction, new_transaction
@@ -50,6 +51,7 @@ from journal.types import NodeId, Revision
 if TYPE_CHECKING:
     from journal.node import NodeMember, NodeStatus
     from journal.replica import Replica
+    from journal.snapshots.serve import SnapshotPart
     from journal.versions import Record
 
 T = TypeVar("T")
@@ -450,6 +452,12 @@ class Journal:
             await connection.compact(Revision(revision))
 
         await self._at_leader(call, self._timeout(timeout_s), repeat=True)
+
+    def snapshot(self, *, timeout_s: Timeout = DEFAULT) -> AsyncGenerator[SnapshotPart, None]:
+        """Yield a consistent copy of the whole space, part by part, from one node; close it after use
+        (``contextlib.aclosing``). ``timeout_s`` is for finding a node that gives one; a part of its own
+        takes seconds. Raises ``Unavailable`` where it breaks off: begin again."""
+        return snapshot_parts(self._router, self._timeout(timeout_s))
 
     async def _at_leader(
         self, call: Callable[[Connection], Awaitable[T]], timeout_s: float | None, *, repeat: bool = False

@@ -45,6 +45,9 @@ from journal.rpc.errors import error_of_call, unpack_error
 from journal.rpc.methods import Method
 from journal.rpc.pb import admin_pb2
 from journal.rpc.pb import journal_pb2 as pb
+from journal.snapshots.format import Header
+from journal.snapshots.records import End
+from journal.snapshots.serve import SnapshotPart
 from journal.status import PeerStatus
 from journal.types import NodeId, Revision, Slot
 from journal.versions import Record
@@ -258,6 +261,12 @@ class GrpcConnection:
     async def chain(self, slot: Slot) -> bytes | None:
         reply: admin_pb2.ChainReply = await self._call(methods.CHAIN, admin_pb2.ChainRequest(slot=slot))
         return reply.chain or None
+
+    async def read_snapshot(self, view: int, after: bytes) -> SnapshotPart:
+        request = admin_pb2.ReadSnapshotRequest(view=view, after=after)
+        reply: admin_pb2.ReadSnapshotReply = await self._call(methods.READ_SNAPSHOT, request)
+        end = End.unpack(reply.end) if reply.end else None
+        return SnapshotPart(Header.unpack(reply.header), reply.records, end)
 
     async def aclose(self) -> None:
         if self._closed:

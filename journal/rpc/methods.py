@@ -78,6 +78,7 @@ TRANSFER_LEADERSHIP = Method(
 COMPACT = Method(ADMIN, "Compact", admin_pb2.CompactRequest, admin_pb2.CompactReply)
 CHANGE_MEMBERS = Method(ADMIN, "ChangeMembers", admin_pb2.ChangeMembersRequest, admin_pb2.ChangeMembersReply)
 CHAIN = Method(ADMIN, "Chain", admin_pb2.ChainRequest, admin_pb2.ChainReply)
+READ_SNAPSHOT = Method(ADMIN, "ReadSnapshot", admin_pb2.ReadSnapshotRequest, admin_pb2.ReadSnapshotReply)
 
 EXCHANGE = Method(PEER, "Exchange", paxos_pb2.Parcel, paxos_pb2.Empty, True, True)
 
@@ -98,6 +99,7 @@ ALL = (
     COMPACT,
     CHANGE_MEMBERS,
     CHAIN,
+    READ_SNAPSHOT,
     EXCHANGE,
 )
 

@@ -150,6 +150,7 @@ class Server:
             methods.COMPACT: self._unary(service.compact),
             methods.CHANGE_MEMBERS: self._unary(service.change_members),
             methods.CHAIN: self._unary(service.chain),
+            methods.READ_SNAPSHOT: self._unary(service.read_snapshot),
             methods.EXCHANGE: self._exchange,
         }
         assert served.keys() == set(methods.ALL)

@@ -36,6 +36,7 @@ from journal.rpc.edge import Context, Edge
 from journal.rpc.errors import pack_error
 from journal.rpc.pb import admin_pb2
 from journal.rpc.pb import journal_pb2 as pb
+from journal.snapshots.serve import SnapshotPart
 from journal.types import NodeId, Revision, Slot
 
 _SCAN_STEP_KEYS = 1_000
@@ -265,4 +266,16 @@ class Service:
             chain=space.chain_at(slot) or b"",
             applied=space.applied,
             revision=space.revision,
+        )
+
+    async def read_snapshot(self, request: admin_pb2.ReadSnapshotRequest) -> admin_pb2.ReadSnapshotReply:
+        if not 0 < request.view <= INT64_MAX:
+            raise InvalidRequest("view", f"must be from 1 to {INT64_MAX}")
+        if not request.after:
+            await self._edge.barrier(request.consistency, 0)
+        part: SnapshotPart = await self._edge.answer(
+            lambda reply: self._node.read_snapshot(request.view, request.after, reply)
+        )
+        return admin_pb2.ReadSnapshotReply(
+            header=part.header.pack(), records=part.records, end=b"" if part.end is None else part.end.pack()
         )

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from struct import Struct
+from typing import NamedTuple
 
 from journal.limits import Limits
 from journal.paxos.membership import Membership, MembershipHistory
 from journal.paxos.messages import SnapshotAsk, SnapshotChunk, SnapshotRefused
+from journal.snapshots.format import Header
 from journal.snapshots.records import Digest, End, Record, make_chunk, pack_record, walk
 from journal.state import State, read_state
 from journal.storage import Storage, View
@@ -21,6 +23,16 @@ from journal.storage.records import MEMBERSHIP, PROMISED, family_end, number_of,
 from journal.types import Ballot, NodeId, Slot
 
 _BALLOT = Struct(">QI")  # as in ``storage.log``
+
+
+class SnapshotPart(NamedTuple):
+    """What a client that saves a snapshot is given at a time."""
+
+    header: Header
+    records: bytes
+    """Packed."""
+    end: End | None
+    """With the last part."""
 
 
 class Source:
@@ -141,6 +153,10 @@ class Server:
         self._used[asker] = now
         records, end = source.chunk(ask.after, self._limits.snapshot_chunk_bytes_max)
         return make_chunk(ask.view, ask.after, records, end)
+
+    def state_of(self, asker: NodeId) -> State:
+        """Return what the open view of ``asker`` is of."""
+        return self._open[asker][1].state
 
     def tick(self, now: float) -> None:
         """Give up the views that nobody has asked for within ``snapshot_idle_s``."""

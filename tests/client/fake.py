@@ -52,6 +52,7 @@ from journal.offers import (
     unpack_batch,
 )
 from journal.paxos.changes import MemberChange
+from journal.snapshots.serve import SnapshotPart
 from journal.types import NodeId, Revision, Slot
 from journal.versions import Record
 
@@ -510,6 +511,9 @@ class FakeConnection:
     async def chain(self, slot: Slot) -> bytes | None:
         await self._travel()
         return None
+
+    async def read_snapshot(self, view: int, after: bytes) -> SnapshotPart:
+        raise NotImplementedError
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()

@@ -72,3 +72,23 @@ class ChainReply(_message.Message):
     applied: int
     revision: int
     def __init__(self, slot: _Optional[int] = ..., chain: _Optional[bytes] = ..., applied: _Optional[int] = ..., revision: _Optional[int] = ...) -> None: ...
+
+class ReadSnapshotRequest(_message.Message):
+    __slots__ = ("view", "after", "consistency")
+    VIEW_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    view: int
+    after: bytes
+    consistency: _journal_pb2.Consistency
+    def __init__(self, view: _Optional[int] = ..., after: _Optional[bytes] = ..., consistency: _Optional[_Union[_journal_pb2.Consistency, str]] = ...) -> None: ...
+
+class ReadSnapshotReply(_message.Message):
+    __slots__ = ("header", "records", "end")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    header: bytes
+    records: bytes
+    end: bytes
+    def __init__(self, header: _Optional[bytes] = ..., records: _Optional[bytes] = ..., end: _Optional[bytes] = ...) -> None: ...
