@@ -85,6 +85,10 @@ class NodeOptions:
                 f"node {self.node} is to join: the members must be those that it joins, not itself"
             )
         if self.create and self.node not in self.members:
+    retain_revisions: int = 0
+    """While it leads, it compacts what is older than the last so many revisions. 0: not by number."""
+    retain_s: float = 0.0
+    """While it leads, it compacts what is older than so many seconds. 0: not by time."""
             raise ValueError(f"node {self.node} is not among the members {sorted(self.members)}")
         if self.join and not self.members:
             raise ValueError("a node that joins must be told the present members")
@@ -115,6 +119,8 @@ class NodeOptions:
         return config
 
 
+            retain_revisions=self.retain_revisions,
+            retain_s=self.retain_s,
 def run(options: NodeOptions) -> int:
     """Run a node until it is told to stop; return the exit code. For the main thread."""
     try:

@@ -18,12 +18,13 @@ class SnapshotWriter:
     def __init__(self, path: Path) -> None:
         """``path`` must not exist. Raises ``OSError``."""
         self._path = path
-        self._partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+        self.partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+        """Where it is written until it is whole."""
         self._is_whole = False
         self.bytes = 0
         if path.exists():
             raise FileExistsError(f"{path} is there already: choose another name, or remove it")
-        self._file = self._partial.open("xb")
+        self._file = self.partial.open("xb")
 
     def header(self, header: Header) -> None:
         """Write what comes first."""
@@ -56,9 +57,9 @@ class SnapshotWriter:
     ) -> None:
         self._file.close()
         if error is not None or not self._is_whole:
-            self._partial.unlink(missing_ok=True)
+            self.partial.unlink(missing_ok=True)
             return
-        self._partial.rename(self._path)
+        self.partial.rename(self._path)
         sync_folder(self._path.parent)
 
 

@@ -17,13 +17,14 @@ from synod.cli.member import member
 from synod.cli.offer import offer
 from synod.cli.programs import agent, node
 from synod.cli.quorum import quorum
+from synod.cli.snapshot import diff, snapshot, verify
 from synod.cli.tail import tail
 from synod.cli.tasks import logs, ps, run_task, stop
 
 SECTIONS: dict[str, Sequence[click.Command]] = {
     "A cluster on this machine": (up, down, status),
-    "The journal": (put, get, scan, delete, offer, tail, lease),
-    "Operations": (member, quorum, transfer_leader, compact),
+    "The journal": (put, get, scan, delete, offer, tail, diff, lease),
+    "Operations": (member, quorum, transfer_leader, compact, snapshot, verify),
     "Tasks": (run_task, ps, logs, stop),
     "Programs": (node, agent),
 }

@@ -68,6 +68,20 @@ def parse_members(text: str, option: str = "--members") -> tuple[tuple[int, str]
     help="At its first start: all nodes, this one included; with --join the present members, without it.",
 )
 @click.option(
+    "--retain-revisions",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="Compact history older than the last N revisions, while it leads.  [default: never]",
+)
+@click.option(
+    "--retain-hours",
+    type=click.FloatRange(0),
+    default=0.0,
+    metavar="HOURS",
+    help="Compact history older than this, while it leads. With both, what either keeps is kept.",
+)
+@click.option(
     "--http-listen",
     metavar="HOST:PORT",
     help="Where /metrics, /livez and /readyz are served. Without it: nowhere.",
@@ -98,6 +112,8 @@ def node(
     listen: str,
     cluster: str,
     members: str,
+    retain_revisions: int,
+    retain_hours: float,
     http_listen: str | None,
     alarm_disk_free_mib: int,
     create: bool,
@@ -133,6 +149,8 @@ def node(
             join=join,
             election_timeout_s=election_timeout_ms / 1000,
             heartbeat_interval_s=heartbeat_interval_ms / 1000,
+            retain_revisions=retain_revisions,
+            retain_s=retain_hours * 3600,
             http_listen=parse_endpoints(http_listen, "--http-listen")[0] if http_listen else "",
             disk_free_bytes_min=alarm_disk_free_mib << 20,
             log_level=log_level,
