@@ -148,11 +148,11 @@ def _say(text: str) -> None:
 async def _run(arena: Arena, options: Options) -> dict[str, Any]:
     facts: dict[str, Any] = {"rounds": 0, "recovery_s": []}
     with trio.move_on_after(options.seconds + EXTRA_S) as bound:
-        await trio.to_thread.run_sync(arena.cluster.start)
-        await trio.to_thread.run_sync(arena.cluster.wait_ready, 60.0)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(arena.watch)
             try:
+                await trio.to_thread.run_sync(arena.cluster.start)
+                await trio.to_thread.run_sync(arena.cluster.wait_ready, 60.0)
+                nursery.start_soon(arena.watch)
                 _start_clients(arena, options)
                 await arena.progress(30)
                 end = trio.current_time() + options.seconds
