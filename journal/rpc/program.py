@@ -23,17 +23,19 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import trio
 from structlog.typing import FilteringBoundLogger
 
 from journal import logs
-from journal.errors import DataFolderError, StorageError
+from journal.errors import DataFolderError, RecordDamaged, StorageError
 from journal.limits import Limits
 from journal.node import Node, NodeConfig, TrioClock
 from journal.paxos import PaxosConfig
 from journal.paxos.membership import Member, Membership
+from journal.rebuild import check_space, is_of_space, mark, needs_rebuild, rebuild
 from journal.rpc import bridge
 from journal.rpc.edge import EdgeLimits
 from journal.rpc.peers import GrpcTransport
@@ -41,11 +43,21 @@ from journal.rpc.server import ListenFailed, Server
 from journal.status import DISK_FREE_BYTES_MIN
 from journal.storage import Storage
 from journal.storage.identity import open_folder, read_identity
+from journal.storage.records import TRANSFER
 from journal.types import NodeId
 
 EXIT_STOPPED = 0
 EXIT_REFUSED = 1
 EXIT_STORAGE = 3
+
+REBUILDS_MAX = 3
+"""Times that a process has its space rebuilt: a disk or a memory that damages it again is to be looked at."""
+
+REJOIN = (
+    "look at the disk before you start node {node} again. If it comes back with the same words, its data is"
+    " lost, and with it its vote: `synod member remove {node}`, then let a new node with a new number and an"
+    " empty folder join (docs/operations.md, Damaged disks)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +85,10 @@ class NodeOptions:
     """Where ``/metrics``, ``/livez`` and ``/readyz`` are served, ``host:port``. Empty: nowhere."""
     disk_free_bytes_min: int = DISK_FREE_BYTES_MIN
     """With less than this left on the data folder's file system, ``health`` raises an alarm."""
+    retain_revisions: int = 0
+    """While it leads, it compacts what is older than the last so many revisions. 0: not by number."""
+    retain_s: float = 0.0
+    """While it leads, it compacts what is older than so many seconds. 0: not by time."""
     log_level: str = "info"
     log_format: str = "kv"
 
@@ -85,10 +101,6 @@ class NodeOptions:
                 f"node {self.node} is to join: the members must be those that it joins, not itself"
             )
         if self.create and self.node not in self.members:
-    retain_revisions: int = 0
-    """While it leads, it compacts what is older than the last so many revisions. 0: not by number."""
-    retain_s: float = 0.0
-    """While it leads, it compacts what is older than so many seconds. 0: not by time."""
             raise ValueError(f"node {self.node} is not among the members {sorted(self.members)}")
         if self.join and not self.members:
             raise ValueError("a node that joins must be told the present members")
@@ -107,6 +119,8 @@ class NodeOptions:
             endpoint=endpoint,
             limits=self.limits,
             disk_free_bytes_min=self.disk_free_bytes_min,
+            retain_revisions=self.retain_revisions,
+            retain_s=self.retain_s,
             paxos=PaxosConfig(
                 node=NodeId(self.node),
                 window_slots_max=self.limits.window_slots_max,
@@ -119,8 +133,6 @@ class NodeOptions:
         return config
 
 
-            retain_revisions=self.retain_revisions,
-            retain_s=self.retain_s,
 def run(options: NodeOptions) -> int:
     """Run a node until it is told to stop; return the exit code. For the main thread."""
     try:
@@ -142,15 +154,49 @@ async def run_node(options: NodeOptions) -> int:
     """Run a node inside ``bridge.run_guest``; return the exit code."""
     log = logs.get_logger(node=options.node)
     try:
-        await _run_node(options, log)
+        for rebuilds in count():
+            try:
+                await _run_node(options, log)
+                break
+            except RecordDamaged as damage:
+                if rebuilds == REBUILDS_MAX:
+                    raise
+                await _mark_damage(options, damage, log)
     except (ValueError, DataFolderError, ListenFailed) as error:
         log.error("node.refused", reason=str(error))
         return EXIT_REFUSED
     except StorageError as error:
-        log.error("node.storage_failed", reason=str(error))
+        log.error("node.storage_failed", reason=str(error), advice=REJOIN.format(node=options.node))
         return EXIT_STORAGE
     log.info("node.stopped")
     return EXIT_STOPPED
+
+
+async def _mark_damage(options: NodeOptions, damage: RecordDamaged, log: FilteringBoundLogger) -> None:
+    """Have the space rebuilt by the next run. Raises ``damage`` where it is not in the space."""
+    if not is_of_space(damage):
+        raise damage
+    config, told = options.config(), options.membership()
+    storage = await open_folder(
+        options.dir, cluster=config.cluster, node=config.node, create=False, first=told, joins=False
+    )
+    try:
+        if needs_rebuild(storage):
+            raise damage  # found again where it had just been rebuilt
+        log.error("space.damaged", reason=str(damage), action="it is folded anew from the log")
+        await mark(storage)
+    finally:
+        storage.close()
+
+
+async def _rebuild(storage: Storage, limits: Limits, log: FilteringBoundLogger) -> None:
+    """Fold the space anew, if that is asked for. Raises ``RecordDamaged``."""
+    if needs_rebuild(storage):
+        folded, stood = await rebuild(storage, limits)
+        rest = "" if folded == stood else "learned from the peers"
+        log.warning("space.rebuilt", slot=folded, stood_at=stood, rest=rest)
+    if storage.get(TRANSFER) is None:  # else a snapshot may be on its way into the space's place
+        check_space(storage)
 
 
 async def _run_node(options: NodeOptions, log: FilteringBoundLogger) -> None:
@@ -165,6 +211,7 @@ async def _run_node(options: NodeOptions, log: FilteringBoundLogger) -> None:
     )
     try:
         membership, incarnation = _first_membership(storage, options, told, log)
+        await _rebuild(storage, config.limits, log)
         config = replace(config, endpoint=membership.endpoints().get(config.node, config.endpoint))
         transport = GrpcTransport(
             cluster=config.cluster,

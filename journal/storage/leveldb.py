@@ -6,7 +6,9 @@ disk's time and any write may have to wait for LevelDB's own compaction.
 
 An error of LevelDB's is never retried: after a failed write or sync nobody knows what is on the
 disk (the kernel may have dropped the dirty pages), so the storage refuses all further writes and
-the node stops. Found in: "Can Applications Recover from fsync Failures?" (Rebello et al., 2020).
+the node stops. Reads verify LevelDB's own block checksums: a block that was read in spite of a flipped
+bit could lose records without a trace, and the journal's seals cannot tell a lost record from one
+that never was. Found in: "Can Applications Recover from fsync Failures?" (Rebello et al., 2020).
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ class LevelDBStorage:
 
     def get(self, key: bytes) -> bytes | None:
         try:
-            value: bytes | None = self._db.get(key)
+            value: bytes | None = self._db.get(key, verify_checksums=True)
         except (plyvel.Error, RuntimeError) as error:
             raise StorageFailed(f"{self._path}: read failed: {error}") from error
         return value
@@ -62,7 +64,7 @@ class LevelDBStorage:
     ) -> Iterator[tuple[bytes, bytes]]:
         # The iterator is made here, not on the first next(): its view is that of this moment.
         try:
-            found = self._db.iterator(start=start, stop=stop, reverse=reverse)
+            found = self._db.iterator(start=start, stop=stop, reverse=reverse, verify_checksums=True)
         except (plyvel.Error, RuntimeError) as error:
             raise StorageFailed(f"{self._path}: read failed: {error}") from error
         return _iterated(self._path, found)
@@ -121,7 +123,7 @@ class LevelDBView:
 
     def get(self, key: bytes) -> bytes | None:
         try:
-            value: bytes | None = self._snapshot.get(key)
+            value: bytes | None = self._snapshot.get(key, verify_checksums=True)
         except (plyvel.Error, RuntimeError) as error:
             raise StorageFailed(f"{self._path}: read failed: {error}") from error
         return value
@@ -130,7 +132,7 @@ class LevelDBView:
         self, start: bytes, stop: bytes | None, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
         try:
-            found = self._snapshot.iterator(start=start, stop=stop, reverse=reverse)
+            found = self._snapshot.iterator(start=start, stop=stop, reverse=reverse, verify_checksums=True)
         except (plyvel.Error, RuntimeError) as error:
             raise StorageFailed(f"{self._path}: read failed: {error}") from error
         return _iterated(self._path, found)
