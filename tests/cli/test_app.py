@@ -97,7 +97,7 @@ def test_wrong_members_are_named(
     members: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--node", "1", "--dir", str(tmp_path), "--listen", "127.0.0.1:1", "--cluster", "c"]
-    assert run(["node", *options, "--members", members]) == 64
+    assert run(["node", *options, "--create", "--members", members]) == 64
     assert words in capsys.readouterr().err
 
 

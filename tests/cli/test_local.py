@@ -74,6 +74,35 @@ def test_up_down_and_up_again_keeps_the_data(synod: Synod, folder: Path) -> None
     assert synod("get", "key", *where).out == "value"
 
 
+def test_up_lets_a_cluster_grow_running_or_not(synod: Synod, folder: Path) -> None:
+    where = ("--dir", str(folder))
+    cluster = LocalCluster.create(folder, nodes=1, node_args=FAST)
+    cluster.start()
+    cluster.wait_ready(READY_S)
+    assert synod("put", "key", "value", *where).code == 0
+    grown = synod("up", "--detach", "--nodes", "2", "--agents", "0", "--json", *where)
+    assert grown.code == 0, grown.err
+    assert [node["member"] for node in grown.json["nodes"]] == ["voter"] * 2
+    assert synod("down", *where).code == 0
+    grown = synod("up", "--detach", "--nodes", "3", "--agents", "0", "--json", *where)
+    assert grown.code == 0, grown.err
+    assert [(node["node"], node["member"]) for node in grown.json["nodes"]] == [
+        (node, "voter") for node in (1, 2, 3)
+    ]
+    assert synod("get", "key", *where).out == "value"
+    assert cluster.endpoint(3).endswith(f":{int(cluster.endpoint(1).rpartition(':')[2]) + 2}")
+
+    # The first one may go, too; its number does not come back.
+    assert synod("member", "remove", "1", *where).code == 0
+    assert sorted(cluster.running()) == ["node-2", "node-3"]
+    assert synod("up", "--detach", "--nodes", "3", "--agents", "0", *where).code == 0
+    assert cluster.nodes == [2, 3, 4]
+    assert synod("get", "key", *where).out == "value"
+    assert synod("down", *where).code == 0
+    assert synod("up", "--detach", "--agents", "0", *where).code == 0
+    assert synod("get", "key", *where).out == "value"
+
+
 def test_a_killed_node_is_shown_and_brought_back(synod: Synod, folder: Path) -> None:
     cluster = LocalCluster.create(folder, nodes=3, node_args=FAST)
     cluster.start()
