@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import trio
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
 
 
 class SimClock:
     """Implements ``journal.node.Clock`` over the world's time."""
 
-    def __init__(self, rate: float, wall_offset_ms: int) -> None:
+    def __init__(self, world: World, rate: float, wall_offset_ms: int) -> None:
         self.rate = rate
+        self._world = world
         self._jumped = 0.0
         self._wall_offset_ms = wall_offset_ms
         self._resumed: trio.Event | None = None
@@ -22,8 +28,8 @@ class SimClock:
         return max(0, int(trio.current_time() * 1000) + self._wall_offset_ms)
 
     async def sleep_until(self, deadline: float) -> None:
-        while (left := deadline - self.now()) > 1e-9:  # noqa: ASYNC110  # it may jump
-            await trio.sleep(left / self.rate)
+        while (left := deadline - self.now()) > 1e-9:  # it may jump meanwhile: then a tick comes late
+            await self._world.sleep(left / self.rate)
         while self._resumed is not None:
             await self._resumed.wait()
 

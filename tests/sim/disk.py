@@ -32,7 +32,7 @@ class SimDisk:
         self._host = host
         self._rng = rng
         self._dead = trio.Event()
-        self._delay: trio.CancelScope | None = None
+        self._done: trio.Event | None = None
         self._writing: tuple[list[Write], bool] | None = None
         self.fails_next_sync = False
         self.has_failed = False
@@ -58,8 +58,9 @@ class SimDisk:
         now = trio.current_time()
         if now < self.slow_until:
             delay = delay * self.slow_factor if sync else delay
-        with trio.move_on_after(delay) as self._delay:
-            await self._dead.wait()
+        self._done = done = trio.Event()
+        self._host.world.after(delay, done.set)
+        await done.wait()
         while self._host.is_paused and not self._dead.is_set():
             await self._host.wait_resumed(self._dead)
         if self._dead.is_set():
@@ -86,12 +87,14 @@ class SimDisk:
     def heal(self) -> None:
         """From now on it works well; what stood still ends soon."""
         self.slow_until, self.fails_next_sync = 0.0, False
-        if self._delay is not None:
-            self._delay.deadline = min(self._delay.deadline, trio.current_time() + 0.01)
+        if self._done is not None:
+            self._host.world.after(0.01, self._done.set)
 
     def die(self, *, power: bool) -> MemoryStorage:
         """The process is gone, or with ``power`` the machine. Returns what a restart finds."""
         self._dead.set()
+        if self._done is not None:
+            self._done.set()
         unsynced = self.memory.unsynced_batches
         if self._writing is not None:
             batch, _sync = self._writing

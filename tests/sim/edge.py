@@ -19,6 +19,7 @@ from journal.errors import JournalError, Unavailable
 from journal.node import Node, NodeMember, NodeStatus
 from journal.offers import Verdict
 from journal.paxos.changes import MemberChange
+from journal.snapshots.serve import SnapshotPart
 from journal.types import NodeId, Revision, Slot
 
 if TYPE_CHECKING:
@@ -237,11 +238,11 @@ class SimConnection:
     async def change_members(self, change: MemberChange) -> tuple[NodeMember, ...]:
         return await self._ask(lambda: self._local.change_members(change))
 
-    async def change_members(self, change: MemberChange) -> tuple[NodeMember, ...]:
-        return await self._ask(lambda: self._local.change_members(change))
-
     async def chain(self, slot: Slot) -> bytes | None:
         return await self._ask(lambda: self._local.chain(slot))
+
+    async def read_snapshot(self, view: int, after: bytes) -> SnapshotPart:
+        return await self._ask(lambda: self._local.read_snapshot(view, after))
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()

@@ -60,7 +60,7 @@ class Host:
         self._rng = world.rng(f"host/{number}")
         spread = world.options.clock_rates
         rate = 1.0 + self._rng.uniform(-spread, spread)
-        self.clock = SimClock(rate, self._rng.randrange(0, 1_000_000))
+        self.clock = SimClock(world, rate, self._rng.randrange(0, 1_000_000))
         self.config = node_config(world.options, number)
 
     @property

@@ -33,7 +33,6 @@ from journal.offers import Reason, Rejected
 from journal.paxos.acceptor import Acceptor
 from journal.paxos.effects import SendEntries
 from journal.paxos.leader import Leadership
-from journal.paxos.messages import AcceptedValue
 from journal.sessions import Session, Sessions
 from journal.space import Space, _Attempt
 from journal.storage import Write
@@ -117,9 +116,8 @@ def leaves_gaps_unfilled(patch: pytest.MonkeyPatch) -> None:
 def accepts_two_values_at_one_ballot(patch: pytest.MonkeyPatch) -> None:
     """A restarted node leads on at the ballot that it led at before."""
 
-    def init(self: Acceptor, promised: Ballot, accepted: Iterable[AcceptedValue], outbox: Any) -> None:
-        lower = Ballot(max(promised.round - 1, 0), promised.node)
-        original(self, min(promised, lower), accepted, outbox)
+    def init(self: Acceptor, promised: Ballot, *rest: Any) -> None:
+        original(self, Ballot(max(promised.round - 1, 0), promised.node), *rest)
 
     original = Acceptor.__init__
     patch.setattr(Acceptor, "__init__", init)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tests.sim.recorder import MemoryRecorder
     from tests.sim.watch import Watch
 
-GRID_S = 0.00025
+GRID_S = 0.0005
 NS = 1_000_000_000
 
 
@@ -102,6 +102,22 @@ class World:
         heapq.heappush(self._heap, (due, self._order, act))
         if self._waiting is not None and due < self._waiting.deadline:
             self._waiting.deadline = due
+
+    async def sleep(self, delay_s: float) -> None:
+        """Sleep on the grid: much cheaper than ``trio.sleep``, which has a cancel scope each time."""
+        task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
+
+        def wake() -> None:
+            if task is not None:
+                trio.lowlevel.reschedule(task)
+
+        def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
+            nonlocal task
+            task = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self.after(delay_s, wake)
+        await trio.lowlevel.wait_task_rescheduled(abort)
 
     async def run_agenda(self) -> None:
         heap = self._heap
