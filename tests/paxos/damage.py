@@ -48,7 +48,7 @@ class RecordDisk(Disk):
         self.storage.write_now(self.log.writes_for(effects), sync=True)
 
     def read(self, first: Slot, last: Slot) -> tuple[AcceptedValue, ...]:
-        found = ()
+        found: tuple[AcceptedValue, ...] = ()
         try:
             found = tuple(self.log.read(first, last, 1 << 30))
         except RecordDamaged:

@@ -9,6 +9,8 @@ is healed, and the cluster must make progress and agree.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from journal.entries import pack_membership
 from journal.paxos import Membership, Paxos
 from journal.paxos.messages import Accept, Accepted
@@ -178,7 +180,7 @@ class Storm:
         if len(voters) >= 2:
             host.propose(pack_membership(Membership(members(*sorted(voters))).pack()))
 
-    ODDS = (
+    ODDS: tuple[tuple[Callable[[Storm], None], float], ...] = (
         (deliver, 10),
         (deliver_in_order, 4),
         (deliver_in_group, 25),

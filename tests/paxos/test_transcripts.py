@@ -86,6 +86,8 @@ def describe(message: Message) -> str:
             return f"{name} slot={slot}"
         case TakeOver(ballot, chosen):
             return f"{name} {ballot} chosen={chosen}"
+        case _:
+            return name
 
 
 def send(envelope: Envelope) -> str:
