@@ -180,7 +180,7 @@ class Storm:
         if len(voters) >= 2:
             host.propose(pack_membership(Membership(members(*sorted(voters))).pack()))
 
-    ODDS: tuple[tuple[Callable[[Storm], None], float], ...] = (
+    ODDS: tuple[tuple[Callable[..., None], float], ...] = (
         (deliver, 10),
         (deliver_in_order, 4),
         (deliver_in_group, 25),
