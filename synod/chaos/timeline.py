@@ -134,6 +134,9 @@ def _states(timeline: Timeline, samples: Iterable[Mapping[str, Any]], zero: int)
     open_: dict[str, tuple[float, str, str]] = {}
     for sample in samples:
         at = (sample["t"] - zero) / 1e9
+        for node in open_.keys() - sample["nodes"].keys():  # it was removed
+            begin, state, ballot = open_.pop(node)
+            timeline.states.setdefault(node, []).append(Span(begin, at, state, ballot))
         for node, facts in sample["nodes"].items():
             timeline.rss_max[node] = max(timeline.rss_max.get(node, 0), facts.get("rss", 0))
             begin, state, ballot = open_.get(node, (at, "", ""))

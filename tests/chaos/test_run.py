@@ -287,7 +287,8 @@ def samples() -> list[dict[str, Any]]:
     return [
         {"event": "sample", "t": 0, "nodes": {"1": leading, "2": following}},
         {"event": "sample", "t": 600 * ms, "nodes": {"1": leading, "2": {"state": "down"}}},
-        {"event": "sample", "t": 1600 * ms, "nodes": {"1": leading, "2": following}},
+        {"event": "sample", "t": 1600 * ms, "nodes": {"1": leading, "2": following, "3": following}},
+        {"event": "sample", "t": 2600 * ms, "nodes": {"1": leading, "2": following}},
     ]
 
 
@@ -303,6 +304,7 @@ def test_timeline_counts_what_was_recorded() -> None:
         ("down", 0.6),
         ("follower", 1.6),
     ]
+    assert [(s.what, s.begin, s.end) for s in timeline.states["3"]] == [("follower", 1.6, 2.6)]
 
 
 @pytest.mark.parametrize("good", [True, False])
