@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from journal.node import NodeStatus
+from journal.node import NodeMember, NodeStatus
+from journal.types import NodeId
 from synod.local_state import NodePlan
 from synod.local_view import NodeView, ballot_of, view_of, what_is_missing
 from synod.processes import ProcessRef
@@ -33,7 +34,7 @@ def said(node: int, **changes: Any) -> NodeStatus:
         "tails": 0,
         "leases": 0,
         "uptime_s": 1.0,
-        "members": ((1, "127.0.0.1:1"),),
+        "members": (NodeMember(NodeId(1), "127.0.0.1:1", True),),
         "health": "ok",
     }
     return NodeStatus(**{**facts, **changes})
@@ -51,7 +52,7 @@ def test_a_node_is_what_its_process_and_its_answer_say() -> None:
     assert view_of(plan, REF, False, "no route").why == "no route"
     assert view_of(plan, REF, False, said(1)).role == "leader"
     assert ballot_of(view(1, ballot="12.3")) == (12, 3)
-    assert view(1).as_json()["members"] == [{"node": 1, "endpoint": "127.0.0.1:1"}]
+    assert view(1).as_json()["members"] == [{"node": 1, "endpoint": "127.0.0.1:1", "voter": True}]
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,12 @@ def test_the_table_in_the_documents_is_what_is_served(served: list[dict[str, Met
             assert labels in (table[full_name(family)][1], set()), family.name
 
 
+def test_every_alarm_is_documented_in_its_order() -> None:
+    text = (ROOT / "docs/operations.md").read_text()
+    section = text[text.index("### Alarms") : text.index("### Probes")]
+    assert tuple(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == ALARMS
+
+
 def test_names_begin_with_the_project_and_end_with_the_unit(served: list[dict[str, Metric]]) -> None:
     units = ("seconds", "bytes", "revisions", "slots", "messages")
     for family in served[0].values():

@@ -12,7 +12,7 @@ import trio
 
 from journal import http
 from journal.http import HttpServer, Reply, listeners, text
-from journal.logs import get_logger
+from tests.rpc.harness import Log
 
 
 def _fail(_headers: Mapping[str, str]) -> Reply:
@@ -28,11 +28,11 @@ PAGES = {
 
 
 @asynccontextmanager
-async def serving() -> AsyncIterator[int]:
+async def serving(log: Log | None = None) -> AsyncIterator[int]:
     with trio.fail_after(10):
         sockets = await listeners("127.0.0.1:0")
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(HttpServer(PAGES, get_logger()).serve, sockets)
+            nursery.start_soon(HttpServer(PAGES, (log or Log()).logger).serve, sockets)
             yield sockets[0].socket.getsockname()[1]
             nursery.cancel_scope.cancel()
 
@@ -72,11 +72,13 @@ def request(path: str, method: str = "GET", more: str = "") -> str:
     ],
 )
 async def test_replies(asked: str, first: str, last: str) -> None:
-    async with serving() as port:
+    log = Log()
+    async with serving(log) as port:
         reply = await ask(port, asked)
         head, _, body = reply.partition("\r\n\r\n")
         assert head.splitlines()[0] == first
         assert body == last
+    assert len(log.named("http.bug")) == ("/bug" in asked)
 
 
 async def test_one_connection_takes_many_requests() -> None:
