@@ -185,6 +185,7 @@ async def test_a_space_without_its_state_record_is_not_taken_for_an_empty_one(au
         await cluster.kill(1)
         storage = storage_of(cluster, 1)
         check_space(storage)
+        check_space(MemoryStorage())
         storage.write_now([(STATE, None)], sync=True)
         with pytest.raises(RecordDamaged):
             check_space(storage)
