@@ -90,11 +90,15 @@ class SimDisk:
         if self._done is not None:
             self._host.world.after(0.01, self._done.set)
 
-    def die(self, *, power: bool) -> MemoryStorage:
-        """The process is gone, or with ``power`` the machine. Returns what a restart finds."""
+    def abandon(self) -> None:
+        """The run is over: a write that is under way ends, so that its writer can."""
         self._dead.set()
         if self._done is not None:
             self._done.set()
+
+    def die(self, *, power: bool) -> MemoryStorage:
+        """The process is gone, or with ``power`` the machine. Returns what a restart finds."""
+        self.abandon()
         unsynced = self.memory.unsynced_batches
         if self._writing is not None:
             batch, _sync = self._writing

@@ -119,7 +119,7 @@ async def _main(world: World) -> float:
                 for host in world.hosts.values():
                     host.start()
                 await _course(world)
-                nursery.cancel_scope.cancel()
+                world.end()
         if limit.cancelled_caught:
             world.violate("a run ends", f"it hangs: {VIRTUAL_S_MAX:g} virtual seconds are over")
     except BaseException as error:

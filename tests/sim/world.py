@@ -160,6 +160,14 @@ class World:
         """Note a violation, and end the run."""
         self.violations.append(Violation(trio.current_time(), rule, text))
         self.log(0, f"VIOLATION {rule}: {text}")
+        self.end()
+
+    def end(self) -> None:
+        """Stop everything. The nodes' writers are shielded: they have to be let go."""
+        for host in self.hosts.values():
+            if host.life is not None:
+                host.life.is_alive = False
+                host.life.disk.abandon()
         self.scope.cancel()
 
 
