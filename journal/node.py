@@ -87,7 +87,7 @@ from journal.status import Alarm, LinkStatus, PeerStatus, alarms_of, health_of, 
 from journal.status import NodeMember as NodeMember
 from journal.status import NodeStatus as NodeStatus
 from journal.storage import Storage, View, Write
-from journal.storage.log import LogStore
+from journal.storage.log import LogStore, trimmed_slot
 from journal.tail import TailHub
 from journal.types import NodeId, Revision, Slot
 
@@ -150,11 +150,14 @@ class Node:
         cache_records_max, window = config.limits.space_cache_records_max, config.limits.window_slots_max
         transfer = read_transfer(storage)
         snapshot = transfer.end if transfer is not None else None
+        trimmed = trimmed_slot(storage)
         if snapshot is None:
             self.space = Space.load(storage, cache_records_max=cache_records_max)
-        else:  # what is there of a space is half of an old and half of a new one, until it is installed
+        if snapshot is not None or self.space.applied < trimmed:
+            # What is there of a space is half of an old and half of a new one, or cannot go on because the
+            # log behind it was trimmed: a snapshot must come into its place.
             self.space = Space(MISSING, cache_records_max=cache_records_max)
-        applied = self.space.applied if snapshot is None else snapshot.slot
+        applied = max(self.space.applied, trimmed, Slot(0) if snapshot is None else snapshot.slot)
         found = self._log.recover(applied, membership, window)
         memberships = found.memberships if snapshot is None else snapshot.history(membership)
         self._core = Paxos(
@@ -163,12 +166,13 @@ class Node:
             rng=rng,
             now=self._started,
         )
-        self._core.abstains = snapshot is not None
+        self._core.abstains = self.space.applied < applied
         self._catch_up = CatchUp(
             storage,
             config.limits,
             self,
             transfer,
+            needed=applied if self._core.abstains else Slot(0),
             retry_s=config.paxos.election_timeout_s,
             rng=rng,
             log=log,
@@ -588,6 +592,10 @@ class Node:
     @property
     def chosen(self) -> Slot:
         return self._core.chosen
+
+    @property
+    def peers(self) -> list[NodeId]:
+        return sorted(node for node in self._core.endpoints if node != self.config.node)
 
     def send(self, to: NodeId, message: Message) -> None:
         self._send([Envelope(self.config.node, to, message)])

@@ -72,6 +72,7 @@ from journal.recent import RecentKeys
 from journal.sessions import Session, Sessions
 from journal.state import FORMAT, State, read_state
 from journal.storage import Write
+from journal.storage.log import trimmed_write
 from journal.storage.records import (
     BINDING,
     LEASE,
@@ -720,7 +721,10 @@ class Space:
         if not self.compacted or last <= first:
             return []
         self.log_first = Slot(last)
-        return [(number_key(family, slot), None) for slot in range(first, last) for family in LOG_FAMILIES]
+        removed: list[Write] = [
+            (number_key(family, slot), None) for slot in range(first, last) for family in LOG_FAMILIES
+        ]
+        return [*removed, trimmed_write(Slot(last - 1))]
 
     @property
     def oldest_tail(self) -> Revision:

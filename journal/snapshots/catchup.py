@@ -33,6 +33,8 @@ from journal.storage import Storage, Write
 from journal.storage.records import TRANSFER
 from journal.types import NodeId, Slot
 
+NOTHING = Slot(0)
+
 STALL_RETRIES = 10
 """So many unanswered questions, and another peer that has a snapshot is taken instead."""
 
@@ -43,6 +45,11 @@ class Host(Protocol):
     @property
     def chosen(self) -> Slot:
         """How far it knows the chosen slots."""
+        ...
+
+    @property
+    def peers(self) -> list[NodeId]:
+        """Who else is a member."""
         ...
 
     def send(self, to: NodeId, message: Message) -> None: ...
@@ -75,11 +82,16 @@ class CatchUp:
         host: Host,
         found: Transfer | None,
         *,
+        needed: Slot = NOTHING,
         retry_s: float,
         rng: random.Random,
         log: FilteringBoundLogger,
     ) -> None:
-        """``found``: what a restart found (``fetch.read_transfer``); ``resume`` goes on with it."""
+        """``found``: what a restart found (``fetch.read_transfer``); ``resume`` goes on with it.
+
+        ``needed``: there is no space to go on with, and none can be folded: it takes a snapshot of this
+        slot or a later one.
+        """
         self._storage = storage
         self._limits = limits
         self._host = host
@@ -96,8 +108,10 @@ class CatchUp:
         self._now = 0.0
         self.fetched = 0
         """Snapshots that were installed since the start."""
-        self.is_installing = found is not None and found.phase is Phase.INSTALLING
-        """From the marker to the loading: the space is not to be folded into."""
+        self._needed = needed
+        self._asked = 0
+        self.is_installing = needed > 0 or (found is not None and found.phase is Phase.INSTALLING)
+        """From the marker to the loading, or without a space from the start: nothing is to be folded."""
 
     @property
     def is_idle(self) -> bool:
@@ -106,15 +120,14 @@ class CatchUp:
     @property
     def described(self) -> str:
         """What it is about, for people; empty where it is idle."""
-        if self.is_installing:
-            assert self._end is not None
+        if self.is_installing and self._end is not None and self._check is None:
             return f"installing a snapshot of revision {self._end.revision}"
         if self._check is not None and self._end is not None:
             return f"checking a snapshot of revision {self._end.revision}"
         if self._fetch is not None:
             size = self._fetch.bytes / 1_000_000
             return f"fetching a snapshot from node {self._fetch.source}: {size:.1f} MB so far"
-        return ""
+        return "waiting for a snapshot" if self._needed else ""
 
     def resume(self, now: float) -> None:
         """Go on with what a restart found."""
@@ -212,6 +225,14 @@ class CatchUp:
             ask = fetch.ask(now, self._retry_s)
             if ask is not None:
                 self._host.send(fetch.source, ask)
+            if self._needed and self._is_stalled:
+                self._discard(avoid=None)
+        elif self._needed and self.is_idle:
+            # Nobody will say that this node lags: its core does not. So it asks one peer after the other.
+            peers = self._host.peers
+            if peers:
+                self._asked += 1
+                self._begin(peers[self._asked % len(peers)])
 
     # -- checking -----------------------------------------------------------------------
 
@@ -229,7 +250,7 @@ class CatchUp:
             self._discard(avoid=fetch.source)
             return False
         self._check, self._fetch = None, None
-        if end.slot <= self._host.chosen:
+        if end.slot < self._needed if self._needed else end.slot <= self._host.chosen:
             self._log.info("snapshot.late", slot=end.slot, chosen=self._host.chosen)
             self._discard(avoid=None)
             return False
@@ -267,6 +288,7 @@ class CatchUp:
         end = self._end
         assert end is not None
         self._end = None
+        self._needed = NOTHING
         self.is_installing = False
         self.fetched += 1
         self._log.info("snapshot.installed", slot=end.slot, revision=end.revision)

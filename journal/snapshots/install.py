@@ -19,6 +19,7 @@ from itertools import islice
 from journal.snapshots.fetch import Phase, Transfer, staged
 from journal.snapshots.records import FAMILIES, End
 from journal.storage import Storage, Write
+from journal.storage.log import trimmed_write
 from journal.storage.records import LOG_FAMILIES, STAGED, STATE, family_end, number_key
 
 
@@ -39,7 +40,7 @@ def installation(storage: Storage, end: End, records_max: int) -> Iterator[list[
             state = batch.pop()[1]
         yield list(batch)
     assert state is not None, "what is installed was checked before"
-    yield [(STATE, state), Transfer(Phase.CLEARING).write()]
+    yield [(STATE, state), trimmed_write(end.slot), Transfer(Phase.CLEARING).write()]
 
 
 def removals(storage: Storage, start: bytes, stop: bytes, records_max: int) -> Iterator[list[Write]]:

@@ -32,6 +32,7 @@ from journal.state import FORMAT, State, read_state
 from journal.storage import Storage, Write
 from journal.storage.identity import open_folder
 from journal.storage.leveldb import LevelDBStorage
+from journal.storage.log import trimmed_write
 from journal.storage.records import (
     BINDING,
     CURRENT,
@@ -117,7 +118,7 @@ async def _copy(file: Path, storage: Storage) -> None:
         state = read_state(storage)
         if state is None or (state.applied, state.chain) != (reader.header.slot, reader.header.chain):
             raise SnapshotDamaged(0, "its state is not that of its header", str(file))
-    await storage.write([], sync=True)
+        await storage.write([trimmed_write(state.applied)], sync=True)
 
 
 _DROPPED = (MEMBERSHIP, MEMBERSHIP_AGAIN)
@@ -132,7 +133,9 @@ async def _copy_past(file: Path, storage: Storage, at: Revision, scratch: Path) 
         records = past(whole, at)
         while batch := list(islice(records, BATCH_RECORDS)):
             await storage.write(batch, sync=False)
-        await storage.write([], sync=True)
+        state = read_state(storage)
+        assert state is not None
+        await storage.write([trimmed_write(state.applied)], sync=True)
     finally:
         whole.close()
         shutil.rmtree(scratch, ignore_errors=True)

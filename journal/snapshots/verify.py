@@ -56,6 +56,7 @@ from journal.storage.records import (
     STATE,
     SWEPT,
     TRANSFER,
+    TRIMMED,
     family_end,
     number_key,
     number_of,
@@ -87,6 +88,7 @@ NAMES = {
     LEASE: "lease",
     BINDING: "binding",
     SWEPT: "compaction",
+    TRIMMED: "trimmed",
     STAGED: "staged",
     TRANSFER: "transfer",
 }

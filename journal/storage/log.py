@@ -41,8 +41,10 @@ from journal.storage.records import (
     IDENTIFIER,
     MEMBERSHIP,
     MEMBERSHIP_AGAIN,
+    NUMBER,
     PROMISED,
     PROMISED_AGAIN,
+    TRIMMED,
     family_end,
     number_key,
     number_of,
@@ -232,6 +234,22 @@ class LogStore:
     def identifier(self, slot: Slot) -> Identifier | None:
         """Return what is known of the value of ``slot`` apart from it; None: nothing, or it is damaged."""
         return _readable_identifier(slot, self._storage.get(number_key(IDENTIFIER, slot)))
+
+
+def trimmed_write(slot: Slot) -> Write:
+    """Return the record that the log has nothing of ``slot`` and before any more: all of it is chosen.
+
+    It goes with the removal. Without it a node that lost its space too (``rebuild``) would not know that
+    these slots are chosen, and had forgotten what it accepted there: with its promise, another value
+    could be proposed.
+    """
+    return TRIMMED, seal(TRIMMED, NUMBER.pack(slot))
+
+
+def trimmed_slot(storage: Storage | View) -> Slot:
+    """Return the last slot that was trimmed; 0 where none was. Raises ``RecordDamaged``."""
+    sealed = storage.get(TRIMMED)
+    return Slot(0) if sealed is None else Slot(NUMBER.unpack(unseal(TRIMMED, sealed))[0])
 
 
 def membership_writes(chosen: Slot, packed: bytes) -> list[Write]:

@@ -19,6 +19,7 @@ family     rest of the key             what
 ``z``                                  state of the space: applied slot, revision, chain, ...
 ``k``      key                         the current version of a key, or its tombstone
 ``v``      end revision, key           an older version, valid below its end revision
+``t``                                  up to which slot the log was trimmed: all of them are chosen
 ``o``      slot                        outcome: what the fold decided about an entry
 ``m``      slot                        the keys that a recent slot changed
 ``s``      client, slot, batch         verdicts remembered for exactly-once
@@ -72,6 +73,7 @@ BINDING: Final = b"b"
 SWEPT: Final = b"w"
 SPACE_FAMILIES: Final = (STATE, CURRENT, HISTORY, OUTCOME, RECENT, SESSION, LEASE, BINDING, SWEPT)
 """Everything that the fold writes, but for the memberships: it can be folded again from the log."""
+TRIMMED: Final = b"t"
 STAGED: Final = b"x"
 TRANSFER: Final = b"y"
 

@@ -12,18 +12,20 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from journal.errors import RevisionCompacted
+from journal.errors import RevisionCompacted, Unavailable
 from journal.limits import Limits
 from journal.node import Node
 from journal.offers import LeaseGrant, Offer, Put
 from journal.paxos.messages import Envelope, SnapshotAsk, SnapshotChunk, SnapshotMessage, Trimmed
 from journal.storage import Write
+from journal.storage.log import trimmed_slot
 from journal.storage.memory import MemoryStorage
 from journal.storage.records import (
     ACCEPTED,
     IDENTIFIER,
     OUTCOME,
     PROMISED,
+    SPACE_FAMILIES,
     STAGED,
     TRANSFER,
     family_end,
@@ -624,3 +626,79 @@ async def test_what_was_promised_and_accepted_above_stays(autojump_clock: MockCl
         await cluster.until(watch)
         assert ballots == sorted(ballots) and promised == sorted(promised)
         await cluster.converge()
+
+
+# -- without a space -------------------------------------------------------------------------------
+
+
+def lose_space(storage: MemoryStorage) -> None:
+    """What is left where a damaged space cannot be folded again, because the log was trimmed."""
+    gone = [key for family in SPACE_FAMILIES for key, _value in storage.iterate(family, family_end(family))]
+    storage.write_now([(key, None) for key in gone], sync=True)
+
+
+async def test_a_node_that_lost_its_space_behind_a_trimmed_log_fetches_one(autojump_clock: MockClock) -> None:
+    async with running(3, SMALL) as cluster:
+        revisions = await load(cluster, 60)
+        await compact(cluster, revisions[40])
+        await trimmed(cluster)
+        await cluster.converge()
+        await cluster.kill(3)
+        storage = cluster.storages[3]
+        assert isinstance(storage, MemoryStorage)
+        last = trimmed_slot(storage)
+        assert last > 30
+        lose_space(storage)
+        await cluster.start(3)
+        late = cluster.nodes[3]
+        # It knows that the trimmed slots are chosen: what it accepted there is forgotten.
+        assert late._core.chosen >= last
+        with pytest.raises(Unavailable, match="cannot be read from yet"):
+            await barrier(late, linearizable=False)
+        await load(cluster, 30, first=61)
+        await cluster.until(lambda: late._catch_up.fetched == 1)
+        await load(cluster, 30, first=91)
+        await cluster.converge()
+        same(cluster, 1, 3)
+
+
+async def test_what_was_trimmed_is_never_proposed_again(autojump_clock: MockClock) -> None:
+    """A minority is damaged: one node lost its space; another, which knows less, stands with its vote."""
+    async with one_behind() as (cluster, _revisions):
+        history = cluster.nodes[1].space
+        await cluster.kill(1)
+        await cluster.kill(2)
+        storage = cluster.storages[1]
+        assert isinstance(storage, MemoryStorage)
+        lose_space(storage)
+        # Nodes 1 and 3 are a quorum. Neither can go on; but they must not choose the past anew.
+        await cluster.start(1, 3)
+        await trio.sleep(30)
+        for number in (1, 3):
+            node = cluster.nodes.get(number)
+            assert node is None or node.space.applied <= 25
+        await cluster.start(2)
+        await cluster.until(lambda: len(cluster.nodes) == 3, within_s=60)
+        await cluster.until(lambda: cluster.nodes[1]._catch_up.fetched, within_s=120)
+        await load(cluster, 3, client=b"after")
+        await cluster.converge()
+        same(cluster, 1, 2)
+        assert history.applied <= cluster.nodes[1].space.applied
+        assert cluster.nodes[2].space.chain_at(history.applied) == history.chain
+
+
+async def test_a_restart_while_it_waits_for_a_space_waits_on(autojump_clock: MockClock) -> None:
+    async with running(3, SMALL) as cluster:
+        revisions = await load(cluster, 60)
+        await compact(cluster, revisions[40])
+        await trimmed(cluster)
+        await cluster.kill(3)
+        storage = cluster.storages[3]
+        assert isinstance(storage, MemoryStorage)
+        lose_space(storage)
+        for step in (2, 5, 9, 14, 30):
+            await crash_at(cluster, 3, step, power=False)
+        await cluster.start(3)
+        await cluster.until(lambda: not cluster.nodes[3]._catch_up.is_installing)
+        await cluster.converge()
+        same(cluster, 1, 3)
