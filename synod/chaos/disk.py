@@ -12,8 +12,6 @@ import subprocess
 from pathlib import Path
 
 DISK_BYTES = 192 * 1024 * 1024
-LEFT_BYTES = 0
-"""What is left free when it is full."""
 COMMAND_TIMEOUT_S = 20.0
 
 
@@ -39,13 +37,13 @@ class SmallDisk:
             raise OSError(f"no small disk could be mounted at {self.folder}")
         self.kind = "tmpfs"
 
-    def fill(self) -> int:
-        """Take all that is free; return how many bytes that was."""
+    def fill(self, left_bytes: int = 0) -> int:
+        """Take all that is free but for ``left_bytes``; return how many bytes that was."""
         taken = 0
         with self._ballast.open("ab") as file:
             for block in (1 << 20, 1 << 12):
                 buffer = b"\0" * block
-                while True:
+                while self.free_bytes() > left_bytes or not left_bytes:
                     try:
                         taken += os.write(file.fileno(), buffer)
                     except OSError as error:
@@ -53,6 +51,10 @@ class SmallDisk:
                             raise
                         break
         return taken
+
+    def free_bytes(self) -> int:
+        found = os.statvfs(self.folder)
+        return found.f_bavail * found.f_frsize
 
     def empty(self) -> None:
         self._ballast.unlink(missing_ok=True)

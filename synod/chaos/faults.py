@@ -171,11 +171,17 @@ async def _compact(arena: Arena, fault: Fault, nodes: list[int]) -> None:
 
 
 async def _disk_full(arena: Arena, fault: Fault, nodes: list[int]) -> None:
-    """The small disk fills up; its node may refuse, step down or end, but must not be wrong."""
+    """The small disk fills up. As long as a little is left, its node must go on, refuse what grows the
+    space, and recover by itself; with nothing left at all it may end, but must not be wrong."""
+    left_bytes = fault.facts["left_bytes"]
     for node, disk in arena.disks.items():
-        with arena.fault(fault.kind, f"the disk of node {node} is full ({disk.kind})", [node]):
-            arena.may_end.add(node)
-            taken = await trio.to_thread.run_sync(disk.fill)
+        if node not in arena.nodes:  # it was removed
+            continue
+        text = f"the disk of node {node} ({disk.kind}) is full: {left_bytes} bytes are left"
+        with arena.fault(fault.kind, text, [node]):
+            if not left_bytes:
+                arena.may_end.add(node)
+            taken = await trio.to_thread.run_sync(disk.fill, left_bytes)
             await trio.sleep(fault.for_s)
             await trio.to_thread.run_sync(disk.empty)
             arena.recorder.note(f"{taken} bytes are free again")

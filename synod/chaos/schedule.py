@@ -132,6 +132,8 @@ def _draw(kind: Kind, nodes: int, rng: random.Random, after_s: float = 0.0) -> F
         facts["by_s"] = rng.choice([-86_400.0, -3_600.0, -30.0, -2.0, 2.0, 30.0, 3_600.0, 86_400.0])
     elif kind.name == "rolling-restart":
         facts["signal"] = rng.choice(["SIGTERM", "SIGKILL"])
+    elif kind.name == "disk-full":
+        facts["left_bytes"] = rng.choice([0, 32 * 1024 * 1024])
     elif kind.name == "kill-client":
         facts["number"] = rng.randrange(10**6)
     return Fault(kind.name, after_s, rng.uniform(*kind.seconds), tuple(ranks[:count]), facts)

@@ -225,14 +225,15 @@ def test_everything_ends_when_the_run_is_killed_and_nothing_was_visible_outside(
 def test_small_disk_fills_and_empties(tmp_path: Path) -> None:
     program = (
         f"from pathlib import Path; from synod.chaos.disk import *\n"
-        f"disk = SmallDisk(Path({str(tmp_path)!r}) / 'disk'); disk.mount(); taken = disk.fill()\n"
+        f"disk = SmallDisk(Path({str(tmp_path)!r}) / 'disk'); disk.mount()\n"
+        "disk.fill(2**25); print(2**24 < disk.free_bytes() <= 2**25); disk.empty(); taken = disk.fill()\n"
         "assert DISK_BYTES // 2 < taken <= DISK_BYTES, taken\n"
         "try: (disk.folder / 'more').write_bytes(b'x' * 9000)\n"
         "except OSError as error: print(error.errno)\n"
         "disk.empty(); (disk.folder / 'more').write_bytes(b'x' * 9000); print('room')"
     )
     done = enclosed_python(program)
-    assert done.stdout.split() == ["28", "room"], done.stderr
+    assert done.stdout.split() == ["True", "28", "room"], done.stderr
 
 
 def test_wall_clock_moves_and_the_monotonic_one_does_not(tmp_path: Path) -> None:
