@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import trio
 
@@ -12,6 +14,7 @@ from journal.node import Node
 from journal.offers import Delete, Offer
 from journal.paxos.changes import AddLearner
 from journal.rebuild import check_space, is_of_space, mark, needs_rebuild, rebuild
+from journal.storage import Write
 from journal.storage.memory import MemoryStorage
 from journal.storage.records import (
     ACCEPTED,
@@ -60,6 +63,10 @@ async def fill(cluster: Cluster, count: int = 12) -> Node:
     return leader
 
 
+def holds(storage: MemoryStorage, key: bytes, value: bytes) -> bool:
+    return storage.get(key) == value
+
+
 async def test_the_sweep_has_a_damaged_entry_repaired_by_the_peers(autojump_clock: object) -> None:
     async with running(3, OFTEN) as cluster:
         leader = await fill(cluster)
@@ -67,7 +74,7 @@ async def test_the_sweep_has_a_damaged_entry_repaired_by_the_peers(autojump_cloc
             storage = storage_of(cluster, number)
             slot = keys_of(storage, ACCEPTED)[2 * number]
             whole = damage(storage, slot)
-            await cluster.until(lambda storage=storage, slot=slot, whole=whole: storage.get(slot) == whole)
+            await cluster.until(partial(holds, storage, slot, whole))
         assert leader.status().health == "ok"
 
 
@@ -247,7 +254,7 @@ async def test_a_restart_with_damaged_open_slots_recovers_from_the_others(autoju
         await cluster.kill(other)
         storage = storage_of(cluster, other)
         # As if it had crashed before it folded anything: all that it has is accepted only.
-        writes = [(key, None) for family in SPACE_FAMILIES for key in keys_of(storage, family)]
+        writes: list[Write] = [(key, None) for family in SPACE_FAMILIES for key in keys_of(storage, family)]
         storage.write_now(writes, sync=True)
         for key in keys_of(storage, ACCEPTED)[::2]:
             damage(storage, key)
@@ -268,7 +275,7 @@ async def test_a_membership_copy_is_mended(autojump_clock: object) -> None:
         for family in (MEMBERSHIP, MEMBERSHIP_AGAIN):
             [key] = keys_of(storage, family)
             whole = damage(storage, key)
-            await cluster.until(lambda key=key, whole=whole: storage.get(key) == whole)
+            await cluster.until(partial(holds, storage, key, whole))
 
 
 # -- full disks ----------------------------------------------------------------------------
