@@ -52,7 +52,7 @@ class SimConnection:
         self._world = world
         self._place = place  # the client's, in the network
         self._host = host
-        self._rng = world.rng(f"edge/{place}/{host.number}")
+        self._rng = world.edge_rng
         self._local = LocalConnection(host.endpoint, self._find)
         self._is_closed = False
 

@@ -179,6 +179,34 @@ async def transfer(world: World, rng: random.Random) -> None:
         world.log(leader.number, f"transfer to {to} refused: {error}")
 
 
+async def coup(world: World, rng: random.Random) -> None:
+    """The leader hands over, and hears nothing from then on: it leads on in its own eyes, until its
+    check of the quorum fails. Those who ask it now must not be told the past."""
+    leader = _leader(world)
+    if leader is None or leader.is_paused or leader.node is None:
+        return
+    heirs = [number for number in world.hosts if number != leader.number]
+    try:
+        leader.node.transfer_leadership(rng.choice(heirs), lambda _result: None)  # type: ignore[arg-type]
+    except JournalError:
+        return
+    ballot = leader.node._core.ballot
+    lasts = rng.uniform(0.5, 2.0) * world.options.election_timeout_s
+
+    def when_it_stands(tries: int) -> None:
+        stands = any(
+            host.node is not None and host.number != leader.number and host.node._core.ballot > ballot
+            for host in world.hosts.values()
+        )
+        if stands:
+            world.log(leader.number, f"deaf to its peers for {lasts:.2f} s, after its hand-over")
+            world.after(lasts, world.network.cut([(heir, leader.number) for heir in heirs]))
+        elif tries and world.is_storm:
+            world.after(0.0005, lambda: when_it_stands(tries - 1))
+
+    when_it_stands(400)
+
+
 async def compact(world: World, rng: random.Random) -> None:
     leader = _leader(world)
     if leader is None or leader.is_paused or leader.node is None:
@@ -213,6 +241,7 @@ KINDS: dict[str, Fault] = {
     "pause_node_s": pause_node,
     "clock_jump_s": clock_jump,
     "transfer_s": transfer,
+    "coup_s": coup,
     "compact_s": compact,
     "stop_s": stop,
 }

@@ -13,7 +13,7 @@ from typing import Any
 
 LULL_PERIOD_S = 2.0
 
-KINDS = ("register", "bank", "counter", "set", "range", "lease", "scan", "many", "read", "outcome")
+KINDS = ("register", "bank", "counter", "set", "range", "lease", "scan", "many", "read", "outcome", "direct")
 """What workers may do; a run draws a weight for each."""
 
 
@@ -77,6 +77,7 @@ class Options:
     # -- faults: mean seconds between two of a kind; 0: none ---------------------------
     partition_s: float = 0.0
     picky_s: float = 0.0
+    coup_s: float = 0.0
     clog_s: float = 0.0
     crash_s: float = 0.0
     crash_leader: float = 0.5
@@ -187,6 +188,7 @@ def draw(seed: int) -> Options:
         edge_repeat=on(0.3, 0.02, 0.2),
         partition_s=every(0.45, 3, 8, 16),
         picky_s=every(0.4, 1, 3, 8),
+        coup_s=every(0.2, 4, 10),
         clog_s=every(0.2, 2, 8),
         crash_s=every(0.4, 4, 8, 16),
         crash_leader=rng.choice((0.2, 0.5, 0.9)),
@@ -212,7 +214,8 @@ def draw(seed: int) -> Options:
             workers=rng.choice((2, 4)),
             pause_s=rng.choice((0.005, 0.02)),
             weights=tuple(
-                {"register": 4, "read": 3, "bank": rng.choice((0, 1))}.get(kind, 0) for kind in KINDS
+                {"register": 4, "read": 1, "direct": 4, "bank": rng.choice((0, 1))}.get(kind, 0)
+                for kind in KINDS
             ),
             tails=rng.choice((0, 1)),
             replicas=0,
@@ -223,6 +226,7 @@ def draw(seed: int) -> Options:
             entry_offers=rng.choice((1, 2, 16)),
             latency_s=rng.choice((0.002, 0.008)),
             picky_s=round(rng.choice((1, 3)) * 0.15, 4),
+            coup_s=round(on(0.5, 2, 5) * 0.15, 4),
             transfer_s=round(on(0.5, 1, 3) * 0.15, 4),
             partition_s=round(on(0.5, 2, 5) * 0.15, 4),
             crash_s=round(on(0.5, 3, 8) * 0.15, 4),

@@ -109,7 +109,8 @@ async def _main(world: World) -> float:
     world.recorder = MemoryRecorder(world.clock_ns, keep_events=world.is_watched_closely)
     membership = membership_of(world.options)
     try:
-        with world.scope, trio.move_on_after(VIRTUAL_S_MAX) as limit:
+        with world.scope:
+            world.at(VIRTUAL_S_MAX, lambda: world.violate("a run ends", f"not after {VIRTUAL_S_MAX:g} s"))
             async with trio.open_nursery() as nursery:
                 world.nursery = nursery
                 nursery.start_soon(world.run_agenda)
@@ -120,8 +121,6 @@ async def _main(world: World) -> float:
                     host.start()
                 await _course(world)
                 world.end()
-        if limit.cancelled_caught:
-            world.violate("a run ends", f"it hangs: {VIRTUAL_S_MAX:g} virtual seconds are over")
     except BaseException as error:
         if not world.violations:
             raise

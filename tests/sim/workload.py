@@ -32,7 +32,7 @@ from journal.offers import (
 from journal.types import Revision
 from synod.history.client import RecordingClient, commit_json, record_json, text
 from synod.history.record import Recorder
-from tests.sim.edge import SimConnector
+from tests.sim.edge import SimConnection, SimConnector
 from tests.sim.host import endpoint, limits_of
 from tests.sim.options import KINDS, Options
 from tests.sim.world import World
@@ -78,6 +78,7 @@ class Worker:
     world: World
     client: RecordingClient
     rng: random.Random
+    place: int
     seen: int = 0
     claimed: int = 0
     lease: int = 0
@@ -224,6 +225,23 @@ class Worker:
         if found is not None and at is None:
             self.seen = found[0]
 
+    async def _direct(self) -> None:
+        """A linearizable read at any one node: a follower, a leader that is none any more, anybody."""
+        host = self.rng.choice(list(self.world.hosts.values()))
+        key = self.rng.choice(REGISTERS)
+        recorder, name = self.world.recorder, f"{self.client.name}-direct"
+        number = recorder.number()
+        recorder.invoke(name, number, "get", keys=[text(key)], consistency="linearizable")
+        with trio.move_on_after(3 * self.world.options.election_timeout_s):
+            try:
+                connection = SimConnection(self.world, self.place, host)
+                reply = await connection.get([key], at=None, consistency=LINEARIZABLE)
+            except JournalError as error:
+                recorder.complete(name, number, unknown=str(error))
+                return
+            records = [record_json(record) for record in reply.records]
+            recorder.complete(name, number, revision=reply.revision, records=records)
+
     async def _outcome(self) -> None:
         """An offer whose caller goes almost at once, and who asks later what became of it."""
         offer = Offer((Put(self.rng.choice(REGISTERS), self._value()),))
@@ -250,7 +268,7 @@ async def run_client(world: World, recorder: Recorder, place: int, stop: trio.Ev
         async with trio.open_nursery() as workers:
             for number in range(options.workers):
                 client = RecordingClient(journal, recorder, f"{name}.{number}")
-                worker = Worker(world, client, random.Random(rng.getrandbits(64)))
+                worker = Worker(world, client, random.Random(rng.getrandbits(64)), place)
                 workers.start_soon(worker.run, stop)
         nursery.cancel_scope.cancel()
 

@@ -69,6 +69,7 @@ class World:
         self._order = 0
         self._waiting: trio.CancelScope | None = None
         self._last_ns = 0
+        self.edge_rng = self.rng("edge")
 
     # -- randomness ---------------------------------------------------------------------
 
