@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status demo test chaos check format proto bench lock clean
+.PHONY: help setup up down status demo test sim mutants chaos check format proto bench lock clean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -14,6 +14,7 @@ AGENTS ?= 2
 ARGS ?=
 MINUTES ?= 5
 SEED ?=
+RUNS ?= 200
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +39,12 @@ demo: $(STAMP) ## Three nodes, three agents, two schedulers, one killed leader: 
 
 test: $(STAMP) ## Run all tests; a skipped test is a failure
 	@$(BIN)/pytest $(ARGS)
+
+sim: $(STAMP) ## Simulate whole clusters on virtual time: RUNS=200, or one SEED=
+	@$(BIN)/python -m tests.sim $(if $(SEED),--seed $(SEED),--runs $(RUNS)) $(ARGS)
+
+mutants: $(STAMP) ## Plant protocol bugs in the simulated clusters, and show the run that catches each
+	@$(BIN)/python -m tests.sim.mutants $(ARGS)
 
 chaos: $(STAMP) ## Harm real nodes, judge what their clients saw, leave a report: MINUTES=5 SEED= NODES=3
 	@$(BIN)/python -m synod.chaos --minutes $(MINUTES) --nodes $(NODES) --seed '$(SEED)' $(ARGS)
