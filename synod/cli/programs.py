@@ -87,6 +87,14 @@ def parse_members(text: str, option: str = "--members") -> tuple[tuple[int, str]
     help="Where /metrics, /livez and /readyz are served. Without it: nowhere.",
 )
 @click.option(
+    "--disk-reserve-mib",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    metavar="MIB",
+    help="With less than this free for its data, offers that need more space are refused.",
+)
+@click.option(
     "--alarm-disk-free-mib",
     type=click.IntRange(0),
     default=512,
@@ -116,6 +124,7 @@ def node(
     retain_hours: float,
     http_listen: str | None,
     alarm_disk_free_mib: int,
+    disk_reserve_mib: int,
     create: bool,
     join: bool,
     election_timeout_ms: int,
@@ -136,6 +145,7 @@ def node(
         raise misuse(f"--members does not name node {node} itself: {members}")
     if join and node in known:
         raise misuse(f"--members names node {node} itself, which is only to join: {members}")
+    from journal.limits import Limits
     from journal.rpc.program import NodeOptions, run
 
     return run(
@@ -153,6 +163,7 @@ def node(
             retain_s=retain_hours * 3600,
             http_listen=parse_endpoints(http_listen, "--http-listen")[0] if http_listen else "",
             disk_free_bytes_min=alarm_disk_free_mib << 20,
+            limits=Limits(disk_reserve_bytes=disk_reserve_mib << 20),
             log_level=log_level,
             log_format=log_format,
         )
