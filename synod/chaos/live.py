@@ -39,7 +39,7 @@ EPISODE_OPS = 1_000_000
 """Operations of episode n are numbered from n times this on: no label is ever used twice."""
 PROCESSES = (
     ("up-one", ("mixed", "register", "bank")),
-    ("up-two", ("lists", "counters", "sets", "schedulers", "leases")),
+    ("up-two", ("lists", "counters", "sets", "schedulers", "leases", "readers")),
 )
 PREFIXES = (
     b"load/", b"register/", b"bank/", b"list/", b"counter/", b"set/", b"lease/", b"capacity/", b"task/"

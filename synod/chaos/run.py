@@ -38,10 +38,10 @@ EXIT_IMPOSSIBLE = 3
 EXIT_MISUSE = 64
 INSIDE = "SYNOD_CHAOS_INSIDE"
 PROCESSES = (
-    ("one", ("mixed", "register")),
+    ("one", ("mixed", "register", "readers")),
     ("two", ("bank", "lists")),
     ("three", ("counters", "sets", "schedulers")),
-    ("four", ("leases", "tails")),
+    ("four", ("leases", "leases", "tails")),
 )
 """Client processes, and the kinds of clients in each."""
 EXTRA_S = 240.0

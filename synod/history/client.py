@@ -129,12 +129,15 @@ class RecordingClient:
         recorder: Recorder,
         name: str,
         patience_s: Callable[[], Timeout] = lambda: DEFAULT,
+        nodes: Sequence[Connection] = (),
     ) -> None:
-        """``patience_s`` says for each offer how long it may take, where the caller does not."""
+        """``patience_s`` says for each offer how long it may take, where the caller does not.
+        ``nodes``: connections of its own to certain nodes, for what is asked of one of them."""
         self.journal = journal
         self.name = name
         self._recorder = recorder
         self._patience_s = patience_s
+        self.nodes = nodes
 
     async def offer(
         self, offer: Offer, *, timeout_s: Timeout = DEFAULT, on_answer: Callable[[], None] = lambda: None
@@ -227,18 +230,45 @@ class RecordingClient:
         self._recorder.complete(self.name, number, revision=reply.revision, items=items, next=next_key)
         return reply.revision
 
-    async def keep_alive(self, lease: int) -> bool:
-        """Give a lease a full term; False: it is gone, or nobody answered."""
+    async def get_from(self, node: Connection, keys: Sequence[bytes], timeout_s: float) -> None:
+        """Read linearizably at one certain node, whoever leads: nothing of the client library is
+        between it and us."""
+        number, name = self._recorder.number(), f"{self.name}-direct"
+        asked = _asked(LINEARIZABLE, None)
+        self._recorder.invoke(name, number, "get", keys=[text(key) for key in keys], **asked)
+        try:
+            with trio.fail_after(timeout_s):
+                reply = await node.get(keys, at=None, consistency=LINEARIZABLE)
+        except JournalError as error:
+            self._recorder.complete(name, number, **error_json(error))
+        except trio.TooSlowError:
+            self._recorder.complete(name, number, unknown=f"no answer within {timeout_s:g} s")
+        else:
+            records = [record_json(record) for record in reply.records]
+            self._recorder.complete(name, number, revision=reply.revision, records=records)
+
+    async def keep_alive(
+        self, lease: int, node: Connection | None = None, timeout_s: float = 10.0
+    ) -> bool | None:
+        """Give a lease a full term, at whoever leads or at one certain node; False: it is gone; None:
+        nobody knows."""
         number = self._recorder.number()
         self._recorder.invoke(self.name, number, "keep_alive", lease=lease)
         try:
-            ttl_ms = await self.journal.keep_alive(lease)
+            if node is None:
+                ttl_ms = await self.journal.keep_alive(lease)
+            else:
+                with trio.fail_after(timeout_s):
+                    ttl_ms = await node.lease_keep_alive(lease)
         except LeaseNotFound:
             self._recorder.complete(self.name, number, lease_gone=True)
             return False
         except JournalError as error:
             self._recorder.complete(self.name, number, **error_json(error))
-            return False
+            return None
+        except trio.TooSlowError:
+            self._recorder.complete(self.name, number, unknown=f"no answer within {timeout_s:g} s")
+            return None
         self._recorder.complete(self.name, number, ttl_ms=ttl_ms)
         return True
 

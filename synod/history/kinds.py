@@ -10,6 +10,7 @@ counters              bounds of ``adjust`` under contention
 sets                  members added or removed twice
 leases                a lease that ends too early, or takes too much or too little with it
 schedulers            capacity and ports given out twice: optimistic claims as schedulers make them
+readers               stale reads: each node is asked by itself, not only who leads
 tails                 filtered tails that begin anywhere, and end, and begin again
 mixed                 everything else at once (``load.Worker``)
 ====================  =======================================================================
@@ -54,6 +55,8 @@ TASKS_MAX = 3
 LEASE_TTL_MS = (1_000, 2_000, 4_000)
 TAIL_PREFIXES = (b"bank/", b"list/", b"capacity/", b"lease/", b"load/item/")
 TAIL_S = 3.0
+DIRECT_TIMEOUT_S = 8.0
+"""How long a certain node is waited for: a paused one answers when it wakes, and must be right then."""
 
 
 class Kind(Protocol):
@@ -202,9 +205,13 @@ class Leases(_Base):
             await trio.sleep_forever()
         if self.renewals > 0:
             self.renewals -= 1
-            if not await self.client.keep_alive(self.lease):
+            # Half of them at one certain node: one that led a moment ago must not say yes any more.
+            nodes = self.client.nodes
+            node = self.rng.choice(nodes) if nodes and self.rng.random() < 0.5 else None
+            kept = await self.client.keep_alive(self.lease, node)
+            if kept is False:
                 self.lease = 0
-            elif self.rng.random() < 0.2:
+            elif kept and self.rng.random() < 0.2:
                 await self.client.offer(Offer((Put(keys[0], b"free now"), Put(keys[1], b"held", self.lease))))
             return
         await self._get(keys, self._consistency())
@@ -256,6 +263,15 @@ class Scheduler(_Base):
         await self.client.offer(Offer(released, expect=((place, record.mod),)))
 
 
+class Readers(_Base):
+    """Asks each node by itself, whoever leads: a node that is cut off or behind must not answer."""
+
+    async def step(self) -> None:
+        node = self.rng.choice(self.client.nodes)
+        keys = [self.rng.choice(REGISTERS), self.rng.choice(BANK), self.rng.choice(COUNTERS)]
+        await self.client.get_from(node, keys, DIRECT_TIMEOUT_S)
+
+
 class Tails(_Base):
     async def step(self) -> None:
         count = self.rng.choice([0, 1, 2])
@@ -274,6 +290,7 @@ KINDS: dict[str, type[_Base]] = {
     "sets": Sets,
     "leases": Leases,
     "schedulers": Scheduler,
+    "readers": Readers,
     "tails": Tails,
 }
 

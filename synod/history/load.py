@@ -14,6 +14,7 @@ import random
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from journal.offers import (
     SetRemove,
     prefix_range,
 )
+from journal.rpc.connection import GrpcConnector
 from synod.history.client import RecordingClient, commit_json
 from synod.history.kinds import KINDS, Kind, make
 from synod.history.record import Recorder
@@ -189,16 +191,21 @@ async def _client(
     stop: trio.Event,
 ) -> None:
     rng = random.Random(f"{load.seed}/{name}")
-    async with connect(endpoints, cluster=cluster) as journal:
+    async with connect(endpoints, cluster=cluster) as journal, AsyncExitStack() as closing:
         setup = RecordingClient(journal, recorder, f"{name}-setup")
         await _worker(kind, setup, rng, name).setup()
+        connector = GrpcConnector(cluster=cluster)
+        closing.push_async_callback(connector.aclose)
+        nodes = [await connector.connect(endpoint) for endpoint in endpoints]
+        for node in nodes:
+            closing.push_async_callback(node.aclose)
         async with trio.open_nursery() as nursery:
             tail = Follower(journal, recorder, f"{name}-tail", load.after)
             if load.tail:
                 nursery.start_soon(tail.run)
             async with trio.open_nursery() as workers:
                 for number in range(load.workers):
-                    client = RecordingClient(journal, recorder, name, _patience(load, rng.random()))
+                    client = RecordingClient(journal, recorder, name, _patience(load, rng.random()), nodes)
                     worker = _worker(kind, client, random.Random(rng.random()), f"{name}.{number}")
                     workers.start_soon(_work, worker, load.pause_s, random.Random(rng.random()), stop)
             if load.tail:
