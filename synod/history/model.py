@@ -97,6 +97,8 @@ class Model:
         deleted = effects.deleted if effects is not None else set()
         for key, change in changes.items():
             old = now.version(key)
+            if change.value is None and (old is None or old.value is None):
+                continue  # it came and went within the offer: nothing that others could read was changed
             live = old is not None and old.value is not None and key not in deleted
             create = old.create if old is not None and live else revision
             count = old.version + 1 if old is not None and live else 1
