@@ -32,12 +32,12 @@ def small_disk(folder: Path, mib: int) -> Iterator[Callable[[int], None]]:
     """Mount a file system of ``mib`` MiB; yields what makes it larger."""
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(folder)], check=True)
+
+    def grow(grown: int) -> None:
+        subprocess.run(["mount", "-o", f"remount,size={grown}m", str(folder)], check=True)
+
     try:
-        yield (
-            lambda grown: (
-                subprocess.run(["mount", "-o", f"remount,size={grown}m", str(folder)], check=True) and None
-            )
-        )
+        yield grow
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
