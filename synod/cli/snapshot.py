@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 file_argument = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 
 
-@click.group()
+@click.group(
+    epilog=examples(
+        "synod snapshot save backup.synod          from a running cluster",
+        "synod verify backup.synod                 is it whole?",
+        "synod snapshot restore --help             a new cluster of it",
+    )
+)
 def snapshot() -> None:
     """Save the whole journal to a file, and make new clusters of it."""
 
