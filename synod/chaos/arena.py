@@ -262,7 +262,9 @@ class Arena:
         try:
             async with self.journal() as journal:
                 await ensure(journal, AddLearner(NodeId(node), place))
-                self.cluster.add_joiner(node, place)
+                if node not in self.nodes:
+                    self.down.add(node)  # it is planned, and not started yet
+                    self.cluster.add_joiner(node, place)
                 await self.start(node)
                 await promote(journal, node, place, MEMBER_TIMEOUT_S, lambda _text: None)
         except JournalError as error:
