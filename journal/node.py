@@ -1072,6 +1072,7 @@ class Node:
             leaderless=leaderless,
             lag=self._lag,
             lag_max=self.config.limits.window_slots_max,
+            snapshot=self._catch_up.described,
             disk_free_bytes=self._free(),
             disk_full=self._disk_full_text(),
             damaged=self._damage_text(),

@@ -137,12 +137,14 @@ def alarms_of(
     disk_free_bytes: int | None,
     disk_free_bytes_min: int,
     write_s: float,
+    snapshot: str = "",
     disk_full: str = "",
     damaged: str = "",
 ) -> tuple[Alarm, ...]:
     """Return what is wrong, the gravest first. A node that is out of the cluster (``stopping``, ``disowned``
     and why, ``removed``) has no other alarms but its disk's. ``leaderless``: why there is no leader,
     empty where there is one. ``write_s``: how long a write to the disk has been under way by now.
+    ``snapshot``: what it is about with one, where it needs one to catch up.
     ``disk_full``: whose disk stops offers; ``damaged``: which records are; empty where that is not so."""
     found = []
     if stopping:
@@ -153,8 +155,8 @@ def alarms_of(
         found.append(Alarm("removed", "was removed from the cluster: stop it"))
     elif leaderless:
         found.append(Alarm("no_leader", leaderless))
-    elif lag > lag_max:
-        found.append(Alarm("catching_up", f"catching up: {lag} slots behind"))
+    elif lag > lag_max or snapshot:
+        found.append(Alarm("catching_up", f"catching up: {snapshot or f'{lag} slots behind'}"))
     if disk_full:
         found.append(Alarm("disk_full", disk_full))
     if damaged:

@@ -38,6 +38,9 @@ NOTHING = Slot(0)
 STALL_RETRIES = 10
 """So many unanswered questions, and another peer that has a snapshot is taken instead."""
 
+UNWRITTEN_MAX = 2
+"""Chunks in memory: one is written while the next one is fetched."""
+
 
 class Host(Protocol):
     """The node."""
@@ -189,17 +192,21 @@ class CatchUp:
         if taken is None:
             return
         writes, end = taken
+        fetch.unwritten += 1
 
         def staged() -> None:
+            fetch.unwritten -= 1
             if self._fetch is not fetch:
                 return
-            if end is None:
-                self._ask_next()
-            else:
+            if end is not None:
                 self._end = end
                 self._check = Check(self._storage, end)
+            elif fetch.ask_at == float("inf"):
+                self._ask_next()
 
         self._host.write(writes, sync=False, written=staged)
+        if end is None and fetch.unwritten < UNWRITTEN_MAX:
+            self._ask_next()
 
     def on_refused(self, sender: NodeId, message: SnapshotRefused, now: float) -> None:
         self._now = now

@@ -1,8 +1,9 @@
 """The node that wants a snapshot: one transfer, message by message. PURE.
 
 It asks for one chunk after the other, each time for what follows the last record that it has. So
-nothing waits in memory but one chunk, a lost question or answer is asked again, and after a break,
-of the network or of this node, it goes on where it was, as long as the other side keeps the view.
+nothing waits in memory but two chunks (one is written while the next is fetched), a lost question or
+answer is asked again, and after a break, of the network or of this node, it goes on where it was, as
+long as the other side keeps the view.
 
 What is received is *staged*: each record under ``STAGED`` and its own key, where nothing reads it.
 ``TRANSFER`` says how far that is (``Phase``); with it a restart knows what to do:
@@ -75,7 +76,9 @@ class Fetch:
     heard_at: float
     """When it last brought something."""
     ask_at: float
-    """When to ask (again). Infinity while what was taken in is being written."""
+    """When to ask (again). Infinity while enough of what was taken in waits to be written."""
+    unwritten: int = 0
+    """Chunks that were taken in and are not staged yet."""
     records: int = 0
     bytes: int = 0
 
