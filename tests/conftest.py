@@ -7,9 +7,12 @@ its test would hold a port or a data folder and break a later one.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import psutil
 import pytest
+
+from tests.dockerd import Dockerd, dockerd
 
 _skipped: list[str] = []
 
@@ -51,3 +54,10 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.startswith("SYNOD_") and name != "SYNOD_REWRITE":
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def docker() -> Iterator[Dockerd]:
+    """Return the session's one Docker engine, started when the first test asks for it."""
+    with dockerd() as engine:
+        yield engine
