@@ -174,6 +174,11 @@ class NodeCollector(Collector):
         counters = self._node.counters
         yield _gauge("synod_revision", "The journal's revision here.", status.revision)
         yield _gauge("synod_compacted_revision", "The oldest revision that can be read.", status.compacted)
+        yield _gauge(
+            "synod_compacting",
+            "1 while what was compacted is being removed from the disk.",
+            self._node.is_compacting,
+        )
         yield _gauge("synod_applied_slot", "The last slot folded.", status.applied)
         yield _gauge("synod_chosen_slot", "The last slot known chosen, without gaps.", status.chosen)
         yield _gauge("synod_lag_slots", "How far behind the node is, as far as it knows.", status.lag)

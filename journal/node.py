@@ -184,6 +184,7 @@ class Node:
         self._reading: View | None = None
         self._retention = Retention(config.retain_revisions, config.retain_s)
         self._compacting = False
+        self._is_trimming = False
         self._identities = Identities(storage, config.node, incarnation, log)
         self.tails = TailHub(self.space, self._log, config.limits)
         self._admission = Admission(self.space, config.limits, self.tails.label_of)
@@ -362,7 +363,9 @@ class Node:
         self._compact_what_is_old(now)
         if not self._space_writes:
             self._queue_space_writes(self.space.compact_step(COMPACT_RECORDS_PER_TURN), now)
-            self._queue_space_writes(self._trim_step(), now)
+            trimmed = self._trim_step()
+            self._queue_space_writes(trimmed, now)
+            self._is_trimming = bool(trimmed)
 
     def _tend_disk(self, now: float) -> None:
         """Look for damage, mend what was found, see how much space is left."""
@@ -1116,6 +1119,11 @@ class Node:
     @property
     def slots_in_flight(self) -> int:
         return self._core.slots_in_flight
+
+    @property
+    def is_compacting(self) -> bool:
+        """Whether history that is compacted, or a log from which nobody is served, is still being removed."""
+        return self._is_trimming or self.space.is_compacting
 
     @property
     def is_fetching_snapshot(self) -> bool:

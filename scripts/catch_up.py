@@ -1,0 +1,369 @@
+"""A node that is a million revisions behind, and compaction of as many, under load: what do they cost?
+
+``make catch-up`` starts three real nodes, kills a follower, lets the others commit ``--revisions``
+offers, and then measures the same load in four situations:
+
+* ``alone``: the follower is down. What everything else is compared with.
+* ``compacting``: still without it, while history and log of all those revisions are removed.
+* ``by log``: it is back, and learns what it missed entry by entry.
+* ``by snapshot``: the same after a further ``--revisions`` offers and a compaction: the log that it
+  would need is gone, and it is sent the space.
+
+Of each: offers a second, and as a ratio of ``alone``; the longest time between two acknowledgements;
+the latency of a lone prober; what memory the leader and the node that catches up took at most; how long
+it took. All processes share this machine's cores, and so the ratio tells of those too: with fewer cores
+than nodes, a third node that works costs the others what it uses, whatever it does.
+
+The load is closed: so many workers, each with one message under way. ``--pause-ms`` makes each wait
+between two messages, which leaves the machine room for the node that catches up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import trio
+from rich.console import Console
+from rich.table import Table
+
+from journal.connection import LOCAL, Connection
+from journal.errors import JournalError
+from journal.offers import Offer, Put, pack_batch, pack_offer
+from journal.rpc.connection import GrpcConnector
+from scripts.bench import check_nodes, percentiles
+from synod.local import LocalCluster
+from synod.local_state import HTTP_PORT_ABOVE
+
+MESSAGE_OFFERS = 100
+FILL_WORKERS = 16
+LOOK_INTERVAL_S = 0.1
+IN_STEP_SLOTS = 32
+"""A node that is no further behind than its window is in step: it gets what is proposed, not what was."""
+
+
+@dataclass(slots=True)
+class Situation:
+    """One line of the table."""
+
+    name: str
+    offers: int = 0
+    seconds: float = 0.0
+    longest_gap_s: float = 0.0
+    probes_ms: list[float] = field(default_factory=list)
+    memory_mb: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """By process: resident at the beginning, and at most."""
+    cores: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def rate(self) -> float:
+        return self.offers / self.seconds if self.seconds else 0.0
+
+    def as_json(self, alone: Situation) -> dict[str, Any]:
+        return {
+            "situation": self.name,
+            "seconds": round(self.seconds, 2),
+            "offers_per_s": round(self.rate),
+            "ratio": round(self.rate / alone.rate, 3) if alone.rate else None,
+            "longest_gap_ms": round(self.longest_gap_s * 1000, 1),
+            "probe_ms": percentiles(self.probes_ms),
+            "memory_mb": {name: [round(mb) for mb in pair] for name, pair in self.memory_mb.items()},
+            "cores": {name: round(used, 2) for name, used in self.cores.items()},
+            **self.facts,
+        }
+
+
+class Load:
+    """Workers that offer batches over one connection, and note when they were acknowledged."""
+
+    def __init__(self, connection: Connection, workers: int, keys: int, value_bytes: int) -> None:
+        self._connection = connection
+        self._keys = keys
+        self._value = os.urandom(value_bytes)
+        self._numbers = count()
+        self._clients = [os.urandom(8) for _ in range(max(workers, FILL_WORKERS))]
+        self._sequences = [0] * len(self._clients)
+        self.offers = 0
+        self.acknowledged_at = math.nan
+        self.longest_gap_s = 0.0
+
+    def begin(self) -> None:
+        """Count from here."""
+        self.offers, self.longest_gap_s, self.acknowledged_at = 0, 0.0, trio.current_time()
+
+    async def round(self, worker: int) -> None:
+        first = self._sequences[worker]
+        self._sequences[worker] = first + MESSAGE_OFFERS
+        packed = [
+            pack_offer(first + i, Offer((Put(b"load/%08d" % (next(self._numbers) % self._keys), self._value),)))
+            for i in range(MESSAGE_OFFERS)
+        ]
+        await self._connection.submit(pack_batch(self._clients[worker], first, 0, packed))
+        now = trio.current_time()
+        self.longest_gap_s = max(self.longest_gap_s, now - self.acknowledged_at)
+        self.acknowledged_at = now
+        self.offers += MESSAGE_OFFERS
+
+    async def probe(self, latencies_ms: list[float]) -> None:
+        """Offer one thing at a time, as a lone client would."""
+        client = os.urandom(8)
+        for sequence in count():
+            began = trio.current_time()
+            offer = pack_offer(sequence, Offer((Put(b"probe", b"x"),)))
+            await self._connection.submit(pack_batch(client, sequence, 0, [offer]))
+            latencies_ms.append((trio.current_time() - began) * 1000)
+            await trio.sleep(0.01)
+
+
+class Watch:
+    """Memory and processor time of processes, sampled until it is told to stop."""
+
+    def __init__(self, processes: dict[str, int]) -> None:
+        self._processes = {name: psutil.Process(pid) for name, pid in processes.items()}
+        self._cpu = self._seconds()
+        self.memory_mb = {name: (mb, mb) for name, mb in self._resident().items()}
+
+    def _seconds(self) -> dict[str, float]:
+        times = {name: process.cpu_times() for name, process in self._processes.items()}
+        return {name: used.user + used.system for name, used in times.items()}
+
+    def _resident(self) -> dict[str, float]:
+        return {name: process.memory_info().rss / 1e6 for name, process in self._processes.items()}
+
+    def look(self) -> None:
+        for name, mb in self._resident().items():
+            began, most = self.memory_mb[name]
+            self.memory_mb[name] = began, max(most, mb)
+
+    def cores(self, seconds: float) -> dict[str, float]:
+        return {name: (now - self._cpu[name]) / seconds for name, now in self._seconds().items()}
+
+
+Ended = Callable[[], bool]
+
+
+class Bench:
+    """A running cluster, and the load on its leader."""
+
+    def __init__(self, cluster: LocalCluster, options: argparse.Namespace, console: Console) -> None:
+        self.cluster = cluster
+        self.options = options
+        self.console = console
+        self.alone = Situation("alone")
+        self.situations: list[Situation] = []
+
+    async def run(self) -> None:
+        cluster, options = self.cluster, self.options
+        leader = await trio.to_thread.run_sync(cluster.leader)
+        assert leader is not None
+        self.leader = leader
+        self.follower = max(node for node in cluster.nodes if node != leader)
+        async with AsyncExitStack() as stack:
+            connector = GrpcConnector(cluster=cluster.cluster_id)
+            stack.push_async_callback(connector.aclose)
+            self.connector = connector
+            connection = await connector.connect(cluster.endpoint(leader))
+            stack.push_async_callback(connection.aclose)
+            self.connection = connection
+            self.load = Load(connection, options.workers, options.keys, options.value_bytes)
+            cluster.kill_node(self.follower)
+            await self._fill()
+            self.situations.append(self.alone)
+            await self._measure(self.alone, self._after(options.seconds))
+            await self._catch_up(Situation("by log"))
+            if options.only_log:
+                return
+            cluster.kill_node(self.follower)
+            await self._fill()
+            await self._compact()
+            await self._catch_up(Situation("by snapshot"))
+
+    async def _fill(self) -> None:
+        began, target = trio.current_time(), await self._revision() + self.options.revisions
+        self.load.begin()
+
+        async def loop(worker: int) -> None:
+            while revision + self.load.offers < target:
+                await self.load.round(worker)
+
+        revision = await self._revision()
+        with self.console.status(f"{self.options.revisions:,} revisions without node {self.follower}"):
+            async with trio.open_nursery() as nursery:
+                for worker in range(FILL_WORKERS):
+                    nursery.start_soon(loop, worker)
+        seconds = trio.current_time() - began
+        self.console.print(f"{self.load.offers:,} offers in {seconds:.1f} s while node {self.follower} was down")
+
+    async def _revision(self) -> int:
+        return (await self.connection.get([], at=None, consistency=LOCAL)).revision
+
+    def _after(self, seconds: float) -> Ended:
+        ends_at = trio.current_time() + seconds
+        return lambda: trio.current_time() >= ends_at
+
+    async def _measure(self, situation: Situation, ended: Ended) -> None:
+        """Run the load until ``ended``, and note in ``situation`` what it came to."""
+        load, pause_s = self.load, self.options.pause_ms / 1000
+        pids = self.cluster.running()
+        watch = Watch(
+            {
+                name: pids[f"node-{node}"]
+                for name, node in (("leader", self.leader), ("behind", self.follower))
+                if f"node-{node}" in pids
+            }
+        )
+
+        async def loop(worker: int) -> None:
+            while True:
+                await load.round(worker)
+                await trio.sleep(pause_s)
+
+        load.begin()
+        began = trio.current_time()
+        with self.console.status(situation.name):
+            async with trio.open_nursery() as nursery:
+                for worker in range(self.options.workers):
+                    nursery.start_soon(loop, worker)
+                nursery.start_soon(load.probe, situation.probes_ms)
+                while not ended():
+                    await trio.sleep(LOOK_INTERVAL_S)
+                    watch.look()
+                situation.offers = load.offers
+                situation.seconds = trio.current_time() - began
+                silence = trio.current_time() - load.acknowledged_at
+                situation.longest_gap_s = max(load.longest_gap_s, silence)
+                situation.memory_mb, situation.cores = watch.memory_mb, watch.cores(situation.seconds)
+                nursery.cancel_scope.cancel()
+
+    async def _catch_up(self, situation: Situation) -> None:
+        """Start the follower under load; measure until it is in step."""
+        target = await self._revision()
+        await trio.to_thread.run_sync(self.cluster.start_node, self.follower)
+        behind = await self.connector.connect(self.cluster.endpoint(self.follower))
+        in_step = False
+
+        async def look() -> None:
+            nonlocal in_step
+            while not in_step:
+                try:
+                    status = await behind.status()
+                except JournalError:
+                    pass  # it is not up yet
+                else:
+                    situation.facts.setdefault("behind_at_first", target - status.revision)
+                    in_step = status.revision >= target and status.lag <= IN_STEP_SLOTS
+                await trio.sleep(LOOK_INTERVAL_S)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(look)
+            self.situations.append(situation)
+            await self._measure(situation, lambda: in_step)
+        await behind.aclose()
+        metrics = await self._metrics(self.follower)
+        situation.facts["snapshots_installed"] = int(metrics["synod_snapshots_installed_total"])
+        situation.facts["received_mb"] = round(metrics["synod_snapshot_received_bytes_total"] / 1e6, 1)
+        situation.facts["caught_up_per_s"] = round(situation.facts["behind_at_first"] / situation.seconds)
+
+    async def _compact(self) -> None:
+        """Compact everything, and measure until history and log are gone."""
+        situation = Situation("compacting")
+        before = await self._metrics(self.leader)
+        await self.connection.compact(await self._revision())
+        done = False
+
+        async def look() -> None:
+            nonlocal done
+            while not done:
+                metrics = await self._metrics(self.leader)
+                done = not metrics["synod_compacting"]
+                await trio.sleep(LOOK_INTERVAL_S)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(look)
+            self.situations.append(situation)
+            await self._measure(situation, lambda: done)
+        after = await self._metrics(self.leader)
+        trimmed = after["synod_log_first_slot"] - before["synod_log_first_slot"]
+        situation.facts["slots_trimmed"] = int(trimmed)
+        situation.facts["revisions_compacted"] = int(
+            after["synod_compacted_revision"] - before["synod_compacted_revision"]
+        )
+
+    async def _metrics(self, node: int) -> dict[str, float]:
+        host, _colon, port = self.cluster.endpoint(node).rpartition(":")
+        async with httpx.AsyncClient() as client:
+            answer = await client.get(f"http://{host}:{int(port) + HTTP_PORT_ABOVE}/metrics")
+        lines = (line.rpartition(" ") for line in answer.text.splitlines() if not line.startswith("#"))
+        return {name: float(value) for name, _space, value in lines}
+
+
+def show(console: Console, bench: Bench) -> None:
+    table = Table(title=f"{bench.options.revisions:,} revisions; 3 nodes on {os.cpu_count()} cores")
+    for name in ("situation", "took s", "offers/s", "of alone", "longest gap ms", "probe p50", "p99", "max ms"):
+        table.add_column(name, justify="left" if name == "situation" else "right")
+    for name in ("leader MB", "behind MB", "leader cores", "behind cores"):
+        table.add_column(name, justify="right")
+    for each in bench.situations:
+        probes = percentiles(each.probes_ms)
+        memory = [each.memory_mb.get(name) for name in ("leader", "behind")]
+        table.add_row(
+            each.name,
+            f"{each.seconds:.1f}",
+            f"{each.rate:,.0f}",
+            f"{each.rate / bench.alone.rate:.2f}",
+            f"{each.longest_gap_s * 1000:.0f}",
+            *(f"{probes.get(name, 0):.1f}" for name in ("p50", "p99", "max")),
+            *(f"{pair[0]:.0f} → {pair[1]:.0f}" if pair else "" for pair in memory),
+            *(f"{each.cores.get(name, 0):.2f}" for name in ("leader", "behind")),
+        )
+    console.print(table)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="make catch-up", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--revisions", type=int, default=1_000_000, help="how far behind it is to be")
+    parser.add_argument("--keys", type=int, default=200_000, help="how many keys they are of")
+    parser.add_argument("--value-bytes", type=int, default=128)
+    parser.add_argument("--workers", type=int, default=4, help="messages of 100 offers in flight while measuring")
+    parser.add_argument("--pause-ms", type=float, default=0.0, help="between two messages of a worker")
+    parser.add_argument("--seconds", type=float, default=10.0, help="how long `alone` is measured")
+    parser.add_argument("--only-log", action="store_true", help="end after catching up by log")
+    parser.add_argument("--dir", type=Path, help="where the nodes' data goes (default: a temporary folder)")
+    parser.add_argument("--json", action="store_true", help="print only the JSON")
+    options = parser.parse_args(arguments)
+    console = Console(stderr=options.json, width=None if sys.stdout.isatty() else 160)
+    folder = Path(tempfile.mkdtemp(prefix="synod-catch-up-", dir=options.dir))
+    cluster = LocalCluster.create(folder / "cluster", nodes=3)
+    bench = Bench(cluster, options, console)
+    try:
+        with console.status("three nodes start"):
+            cluster.start()
+            cluster.wait_ready()
+        trio.run(bench.run)
+        chain = check_nodes(cluster)
+    finally:
+        cluster.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+    if not options.json:
+        show(console, bench)
+    lines = [each.as_json(bench.alone) for each in bench.situations]
+    print(json.dumps({"revisions": options.revisions, "situations": lines, "chain": chain}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
