@@ -200,7 +200,7 @@ class LocalConnection:
 
     async def chain(self, slot: Slot) -> bytes | None:
         await trio.lowlevel.checkpoint()
-        return self._node().space.chain_at(slot)
+        return self._node().space.slots.chain_at(slot)
 
     async def read_snapshot(self, view: int, after: bytes) -> SnapshotPart:
         node = self._node()

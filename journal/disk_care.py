@@ -25,6 +25,7 @@ from journal.limits import Limits
 from journal.paxos.effects import Effects
 from journal.paxos.messages import AcceptedValue, Envelope, RepairMessage, Show, Shown
 from journal.repair import LogRepair
+from journal.slots import Slots
 from journal.storage import Storage, Write
 from journal.storage.log import LogStore
 from journal.storage.records import (
@@ -60,8 +61,7 @@ class Space(Protocol):
     @property
     def applied(self) -> Slot: ...
     @property
-    def log_first(self) -> Slot: ...
-    def vouches(self, slot: Slot, entry: bytes) -> bool | None: ...
+    def slots(self) -> Slots: ...
 
 
 class Scrub:
@@ -142,7 +142,7 @@ class DiskCare:
         disk is one (while a snapshot is installed it is not)."""
         if scrubs:
             self._scrub_some(now)
-        self.repair.trimmed(space.log_first)
+        self.repair.trimmed(space.slots.first)
         damages, self._damages = self._damages, []
         writes: list[Write] = []
         for error in damages:
@@ -182,7 +182,7 @@ class DiskCare:
         return []
 
     def _mend_slot(self, error: RecordDamaged, slot: Slot, core: Core, space: Space) -> list[Write]:
-        if slot < space.log_first:
+        if slot < space.slots.first:
             return []  # trimmed
         if slot > core.chosen:
             held = core.held(slot)
@@ -193,7 +193,7 @@ class DiskCare:
         if slot > space.applied:
             return []  # in a moment it is folded; the next look finds it again
         whole = self._log_store.held(slot, slot, 1)
-        if whole and space.vouches(slot, whole[0].value):
+        if whole and space.slots.vouches(slot, whole[0].value):
             self._tell(error, "it is written again")
             return self._log_store.writes_for(Effects(accepted=whole))
         if self.repair.noticed(slot):
@@ -218,7 +218,7 @@ class DiskCare:
             held = self._log_store.held(message.first, message.last, self._limits.learn_bytes_max)
             return [Envelope(self._node, sender, Shown(tuple(held)))] if held else [], []
         before = self.repair.repaired
-        writes = self.repair.take(message, space.vouches)
+        writes = self.repair.take(message, space.slots.vouches)
         if self.repair.repaired > before:
             self._log.info("disk.repaired", slots=self.repair.repaired - before, source=sender)
         return [], writes

@@ -183,7 +183,7 @@ class NodeCollector(Collector):
         yield _gauge("synod_chosen_slot", "The last slot known chosen, without gaps.", status.chosen)
         yield _gauge("synod_lag_slots", "How far behind the node is, as far as it knows.", status.lag)
         yield _gauge(
-            "synod_log_first_slot", "The first slot that the log still has.", self._node.space.log_first
+            "synod_log_first_slot", "The first slot that the log still has.", self._node.space.slots.first
         )
         yield _gauge(
             "synod_snapshot_fetching",

@@ -53,12 +53,13 @@ from journal.errors import (
     StorageError,
     Unavailable,
 )
+from journal.gate import unpack_batch
 from journal.identities import Identities, PeerReply
 from journal.lease_clock import LeaseClock
 from journal.node_config import Clock, Transport
 from journal.node_config import NodeConfig as NodeConfig
 from journal.node_config import TrioClock as TrioClock
-from journal.offers import GROWING, LeaseRevoke, Offer, Verdict, pack_batch, pack_offer, unpack_batch
+from journal.offers import GROWING, LeaseRevoke, Offer, Verdict, pack_batch, pack_offer
 from journal.paxos import Paxos, Recovered, Role
 from journal.paxos.changes import MemberChange, Remove, changed
 from journal.paxos.effects import SendEntries
@@ -400,7 +401,7 @@ class Node:
         view = self.snapshots.oldest_slot
         if view is not None:  # who installs it goes on with the slots behind it
             keep_from = min(keep_from, view + 1)
-        return self.space.trim_step(Slot(keep_from), limits.log_trim_step_slots)
+        return self.space.slots.trim_step(Slot(keep_from), limits.log_trim_step_slots)
 
     def _compact_what_is_old(self, now: float) -> None:
         leads = self._leads and not self._stopping and not self._compacting
@@ -514,8 +515,8 @@ class Node:
                 entries = self._log.read(first, last, self.config.limits.learn_bytes_max)
             except RecordDamaged:
                 continue  # noticed: it is repaired, and the peer asks again, or another
-            if not entries and first < self.space.log_first and not self._catch_up.is_installing:
-                trimmed = Trimmed(self.space.log_first, self._core.chosen)
+            if not entries and first < self.space.slots.first and not self._catch_up.is_installing:
+                trimmed = Trimmed(self.space.slots.first, self._core.chosen)
                 self._send([Envelope(self.config.node, to, trimmed)])
             if entries:
                 learned = Learned(self._core.chosen, tuple(entries))

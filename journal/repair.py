@@ -24,7 +24,7 @@ REPAIR_SLOTS_MAX = 64
 """Asked for at once."""
 
 Vouch = Callable[[Slot, bytes], bool | None]
-"""Whether an entry is what was folded in a slot; None: that is not known (``Space.vouches``)."""
+"""Whether an entry is what was folded in a slot; None: that is not known (``Slots.vouches``)."""
 
 
 class LogRepair:

@@ -21,17 +21,15 @@ in Schwarzkopf et al., "Omega" (2013), section 3.4.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
-from itertools import islice
-from struct import Struct
 from typing import Any, Final
 
 import msgpack
 
-from journal.commits import OUTCOME_HEAD, Change, Commit, commits, outcome_head
+from journal.attempt import Attempt
+from journal.commits import OUTCOME_HEAD, Change, Commit, commits
+from journal.conditions import Changed, Conditions, bad_at
 from journal.entries import (
     KIND_COMPACTION,
     KIND_MEMBERSHIP,
@@ -42,27 +40,13 @@ from journal.entries import (
 )
 from journal.errors import (
     ProtocolViolation,
-    RecordDamaged,
     RevisionCompacted,
     RevisionInFuture,
 )
 from journal.lease_table import Lease, LeaseTable
-from journal.limits import (
-    FOLD_BINDINGS_MAX,
-    FOLD_DELETE_RANGE_KEYS_MAX,
-    FOLD_LEASE_KEYS_MAX,
-    FOLD_LEASES_MAX,
-    FOLD_SCAN_RECORDS_MAX,
-)
-from journal.mutations import Refused, adjust, set_add, set_remove
 from journal.offers import (
-    ADJUST,
-    DELETE,
-    DELETE_RANGE,
     EXPIRED,
-    LEASE_GRANT,
     PUT,
-    SET_ADD,
     Reason,
     Rejected,
     Verdict,
@@ -70,13 +54,12 @@ from journal.offers import (
 )
 from journal.recent import RecentKeys
 from journal.sessions import Session, Sessions
+from journal.slots import CHAIN_START, Slots, chain_link
 from journal.state import FORMAT, State, read_state
 from journal.storage import Write
-from journal.storage.log import trimmed_write
 from journal.storage.records import (
     BINDING,
     LEASE,
-    LOG_FAMILIES,
     MEMBERSHIP,
     MEMBERSHIP_AGAIN,
     NUMBER,
@@ -92,22 +75,16 @@ from journal.storage.records import (
 )
 from journal.types import Revision, Slot
 from journal.versions import (
-    ABSENT,
     HEAD,
     HEAD_BYTES,
     Record,
     SpaceReader,
-    Stored,
     Versions,
     shown,
-    succeed,
     value_of,
 )
 
-CHAIN_START: Final = bytes(32)
 CACHE_BYTES_MAX: Final = 256 * 1024 * 1024
-
-_SLOT_AND_LENGTH = Struct(">QQ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,21 +148,16 @@ class Space:
         self.chain = CHAIN_START
         self.compacted = Revision(0)
         """The oldest revision that can be read; history before it is forgotten."""
-        self.log_first = Slot(1)
-        """The first slot that the log, and what was recorded about its outcome, reaches back to."""
-        self._trim_before: tuple[Revision, Slot] | None = None
-        self._reader = reader
+        self.slots = Slots(self)
+        self.reader = reader
         self._cache_records_max, self._cache_bytes_max = cache_records_max, cache_bytes_max
-        self._versions = Versions(
-            reader, cache_records_max=cache_records_max, cache_bytes_max=cache_bytes_max
-        )
+        self.versions = Versions(reader, cache_records_max=cache_records_max, cache_bytes_max=cache_bytes_max)
         self._sessions = Sessions()
-        self._leases = LeaseTable()
+        self.lease_table = LeaseTable()
         self._recent = RecentKeys()
         self._is_broken = False
-        # Keys changed by the slot being folded, sorted as far as somebody asked; see _changed_in.
-        self._changed: dict[bytes, Stored] = {}
-        self._changed_sorted: list[bytes] = []
+        self._conditions = Conditions(self.versions, self._recent)
+        self.changed = Changed()
 
     @classmethod
     def load(
@@ -212,32 +184,30 @@ class Space:
 
     def read_from(self, reader: SpaceReader) -> None:
         """Read from ``reader`` from now on, which holds this very state, all of it flushed."""
-        self._reader = reader
-        self._versions.read_from(reader)
+        self.reader = reader
+        self.versions.read_from(reader)
 
     def _restore(self) -> None:
-        reader = self._reader
+        reader = self.reader
         state = read_state(reader)
         if state is None:
             return
         self.applied, self.revision = state.applied, state.revision
         self.chain, self.compacted = state.chain, state.compacted
-        self._versions.restore(self.revision)
+        self.versions.restore(self.revision)
         self._sessions = Sessions(state.forgotten_floor)
         self._sessions.restore(_family(reader, SESSION))
         for key, payload in _family(reader, LEASE):
-            self._leases.restore_lease(number_of(key), payload)
+            self.lease_table.restore_lease(number_of(key), payload)
         for key, _payload in _family(reader, BINDING):
-            self._leases.restore_binding(key)
+            self.lease_table.restore_binding(key)
         self._recent = RecentKeys(state.recent_floor)
         for key, payload in _family(reader, RECENT):
             last, *keys = msgpack.unpackb(payload)
             dropped = self._recent.add(number_of(key), last, keys, len(payload))
             assert not dropped, "the records of recent keys are bounded when they are made"
-        self.log_first = Slot(self.applied + 1)
-        for key, _sealed in reader.iterate(OUTCOME, family_end(OUTCOME)):
-            self.log_first = min(self.log_first, number_of(key))
-            break
+        self._conditions = Conditions(self.versions, self._recent)
+        self.slots.restore()
 
     # -- the fold -----------------------------------------------------------------
 
@@ -259,7 +229,8 @@ class Space:
         computed: list[Any] = []
         superseded: list[tuple[bytes, int, bytes]] = []
         writes: list[Write] = []
-        self._changed, self._changed_sorted = {}, []
+        self.changed = Changed()
+        self._conditions.begin_slot(self.changed)
         if kind == KIND_OFFERS:
             if batches is None:
                 time_ms, batches = unpack_offers(entry)
@@ -279,11 +250,7 @@ class Space:
             raise ProtocolViolation(f"slot {slot} holds an entry of unknown kind {kind}")
 
         body = msgpack.packb([not_applied, computed])
-        link = sha256(OUTCOME_HEAD.pack(self.chain, before, self.revision))
-        link.update(_SLOT_AND_LENGTH.pack(slot, len(entry)))
-        link.update(entry)
-        link.update(body)
-        self.chain = chain = link.digest()
+        self.chain = chain = chain_link(self.chain, (before, self.revision), slot, entry, body)
         outcome = OUTCOME_HEAD.pack(chain, before, self.revision) + body
         self.applied = slot
         self._finish(slot, len(entry), superseded, outcome, writes)
@@ -314,9 +281,9 @@ class Space:
         repeated: set[int] = set()
         revision: int = self.revision
         compacted = self.compacted
-        changed = self._changed
-        load = self._versions.load
-        records = self._versions.young
+        changed, conditions = self.changed.records, self._conditions
+        load = self.versions.load
+        records = self.versions.young
         find = records.get
         pack_head, pack_number = HEAD.pack, NUMBER.pack
 
@@ -342,11 +309,11 @@ class Space:
                             rejected = Rejected(Reason.READ, where, key, record[1])
                             break
                 else:
-                    rejected = _bad_at(at, compacted, revision)
+                    rejected = bad_at(at, compacted, revision)
             if rejected is None and ranges:
-                rejected = self._check_ranges(at, ranges, revision)
+                rejected = conditions.check_ranges(at, ranges, compacted, revision)
             if rejected is None and expect:
-                rejected = self._check_expect(expect)
+                rejected = conditions.check_expect(expect)
             if rejected is None:
                 if len(mutations) == 1 and mutations[0][0] == PUT and not mutations[0][3]:
                     _put, key, value, _lease = mutations[0]
@@ -372,7 +339,7 @@ class Space:
                         records[key] = changed[key] = (create, revision, version, 0, payload, ordinal)
                         verdicts.append(revision)
                         continue
-                attempt = _Attempt(self, revision + 1)
+                attempt = Attempt(self, revision + 1)
                 rejected = attempt.apply(mutations)
                 if rejected is None:
                     revision += 1
@@ -404,7 +371,7 @@ class Space:
         writes: list[Write],
     ) -> None:
         """Append the slot's own records to ``writes``."""
-        changed = self._changed
+        changed = self.changed.records
         if changed:
             key = number_key(RECENT, slot)
             payload = msgpack.packb([self.revision, *changed])
@@ -423,76 +390,7 @@ class Space:
             self._recent.floor,
         )
         writes.append((STATE, state.seal()))
-        self._versions.commit(slot, self.revision, changed, superseded, outcome, writes, entry_bytes)
-
-    # -- conditions ---------------------------------------------------------------
-
-    def _check_ranges(self, at: int, ranges: Sequence[Sequence[bytes]], revision: int) -> Rejected | None:
-        if not self.compacted <= at <= revision:
-            return _bad_at(at, self.compacted, revision)
-        for index, (start, end) in enumerate(ranges):
-            changed = self._changed_in(start, end)
-            key: bytes | None = None
-            for candidate in changed:
-                if self._modified(candidate) > at:
-                    key = candidate
-                    break
-            if at >= self._recent.floor:
-                older = self._recent.changed_after(at, start, end, self._modified)
-                if older is not None and (key is None or older < key):
-                    key = older
-            else:
-                key, looked_at_all = self._scan_for_change(at, start, end, changed)
-                if not looked_at_all:
-                    return Rejected(Reason.LIMIT, f"ranges[{index}]", start, field="FOLD_SCAN_RECORDS_MAX")
-            if key is not None:
-                return Rejected(Reason.RANGE, f"ranges[{index}]", key, self._modified(key))
-        return None
-
-    def _scan_for_change(
-        self, at: int, start: bytes, end: bytes, changed: list[bytes]
-    ) -> tuple[bytes | None, bool]:
-        """Look for the lowest key of the range that was modified after ``at``, record by record.
-
-        Returns (key or None, whether the answer is complete). Tombstones that compaction may
-        have removed are passed over uncounted, as other nodes may not have them any more.
-        """
-        looked = 0
-        for key, record in self._versions.scan_current(start, end, changed):
-            if record[1] > at:
-                return key, True
-            if record[2] or record[1] > self.compacted:
-                looked += 1
-                if looked >= FOLD_SCAN_RECORDS_MAX:
-                    return None, False
-        return None, True
-
-    def _check_expect(self, expect: Sequence[Sequence[Any]]) -> Rejected | None:
-        for index, (key, expected) in enumerate(expect):
-            record = self._versions.current(key)
-            present = record[1] if record[2] else 0
-            if present != expected:
-                return Rejected(Reason.EXPECT, f"expect[{index}]", key, present)
-        return None
-
-    def _modified(self, key: bytes) -> int:
-        return self._versions.current(key)[1]
-
-    def _changed_in(self, start: bytes, end: bytes) -> list[bytes]:
-        """Return the keys of the range that the slot being folded has changed so far, sorted.
-
-        The dict of changed keys only grows, at its end, so what came since the last call is sorted in.
-        """
-        keys = self._changed_sorted
-        if len(keys) < len(self._changed):
-            new = list(islice(self._changed, len(keys), None))
-            if len(new) > 16:
-                keys.extend(new)
-                keys.sort()
-            else:
-                for key in new:
-                    insort(keys, key)
-        return keys[bisect_left(keys, start) : bisect_left(keys, end) if end else len(keys)]
+        self.versions.commit(slot, self.revision, changed, superseded, outcome, writes, entry_bytes)
 
     # -- the early check ------------------------------------------------------------
 
@@ -510,7 +408,7 @@ class Space:
 
         That is ``seen``, else ``doomed``, of each offer; those of which nothing is known yet are not in it.
         """
-        self._versions.trim()
+        self.versions.trim()
         session = self._sessions.get(client) if client else None
         if client and base < (self._sessions.forgotten_floor if session is None else session.opened):
             sequences = enumerate(offer[0] for offer in offers)
@@ -518,8 +416,8 @@ class Space:
                 index: self._sessions.find(client, sequence, base) or EXPIRED for index, sequence in sequences
             }
         last = -1 if session is None else session.last
-        compacted = self.compacted
-        find, load = self._versions.young.get, self._versions.load
+        compacted, conditions = self.compacted, self._conditions
+        find, load = self.versions.young.get, self.versions.load
         found: dict[int, Verdict] = {}
         for index, offer in enumerate(offers):
             sequence, _label, at, reads, ranges, expect, _mutations = offer
@@ -529,7 +427,7 @@ class Space:
                     found[index] = verdict
                     continue
             if ranges or expect or (reads and at < compacted):
-                rejected = self._doomed(offer)
+                rejected = conditions.doomed(offer, compacted, self.revision)
                 if rejected is not None:
                     found[index] = rejected
                 continue
@@ -548,38 +446,15 @@ class Space:
         from the one that the fold would give later, but it is a rejection there too. The caller
         must have asked ``seen`` first: an offer that was accepted dooms its own repetition.
         """
-        self._versions.trim()
-        return self._doomed(offer)
-
-    def _doomed(self, offer: Sequence[Any]) -> Rejected | None:
-        at, reads, ranges, expect = offer[2:6]
-        current = self._versions.current
-        if reads or ranges:
-            if at < self.compacted:
-                return _bad_at(at, self.compacted, self.revision)
-            for index, key in enumerate(reads):
-                modified = current(key)[1]
-                if modified > at:
-                    return Rejected(Reason.READ, f"reads[{index}]", key, modified)
-        if ranges and self._recent.floor <= at <= self.revision:
-            for index, (start, end) in enumerate(ranges):
-                changed = self._recent.changed_after(at, start, end, self._modified)
-                if changed is not None:
-                    return Rejected(Reason.RANGE, f"ranges[{index}]", changed, self._modified(changed))
-        for index, (key, expected) in enumerate(expect):
-            if 0 < expected <= self.revision:
-                record = current(key)
-                present = record[1] if record[2] else 0
-                if present != expected:
-                    return Rejected(Reason.EXPECT, f"expect[{index}]", key, present)
-        return None
+        self.versions.trim()
+        return self._conditions.doomed(offer, self.compacted, self.revision)
 
     # -- reads ----------------------------------------------------------------------
 
     @property
     def leases(self) -> Mapping[int, Lease]:
         """The leases that live, by id. Not to be changed."""
-        return self._leases.leases
+        return self.lease_table.leases
 
     @property
     def sessions(self) -> int:
@@ -592,8 +467,8 @@ class Space:
         Raises ``RevisionCompacted``, ``RevisionInFuture``, ``RecordDamaged``.
         """
         revision = self._readable(at)
-        self._versions.trim()
-        record = self._versions.at(key, self._versions.current(key), revision)
+        self.versions.trim()
+        record = self.versions.at(key, self.versions.current(key), revision)
         return shown(record) if record[2] else None
 
     def scan(
@@ -610,8 +485,8 @@ class Space:
         found: list[tuple[bytes, Record]] = []
         size = 0
         looks = 4 * limit_keys + 1000
-        for key, newest in self._versions.scan_current(start, end):
-            record = self._versions.at(key, newest, revision)
+        for key, newest in self.versions.scan_current(start, end):
+            record = self.versions.at(key, newest, revision)
             looks -= 1
             if record[2]:
                 size += len(key) + len(value_of(record))
@@ -631,69 +506,11 @@ class Space:
             raise RevisionCompacted(Revision(at), self.compacted)
         return at
 
-    def outcome_record(self, slot: Slot) -> bytes | None:
-        """Return what the fold recorded about ``slot``; None if that is trimmed or not folded."""
-        found = self._versions.outcome(slot)
-        if found is None and 0 < slot <= self.applied:
-            key = number_key(OUTCOME, slot)
-            sealed = self._reader.get(key)
-            found = None if sealed is None else unseal(key, sealed)
-        return found
-
-    def chain_at(self, slot: Slot) -> bytes | None:
-        """Return the chain after ``slot``, to compare nodes by; None if it is not known here."""
-        if slot == 0:
-            return CHAIN_START
-        if slot == self.applied:
-            return self.chain  # after a snapshot there is no record of it
-        record = self.outcome_record(slot)
-        return None if record is None else outcome_head(record).chain
-
-    def vouches(self, slot: Slot, entry: bytes) -> bool | None:
-        """Whether ``entry`` is what was folded in ``slot``, by the chain; None if that is not known here."""
-        before = self.chain_at(Slot(slot - 1))
-        outcome = self.outcome_record(slot)
-        if before is None or outcome is None:
-            return None
-        head = outcome_head(outcome)
-        link = sha256(OUTCOME_HEAD.pack(before, head.before, head.after))
-        link.update(_SLOT_AND_LENGTH.pack(slot, len(entry)))
-        link.update(entry)
-        link.update(outcome[OUTCOME_HEAD.size :])
-        return link.digest() == head.chain
-
-    def slot_of(self, revision: Revision) -> Slot:
-        """Return the slot in which the offer of ``revision`` (1 or above) was accepted.
-
-        Raises ``RevisionInFuture``, or ``RevisionCompacted`` where the log does not reach back.
-        """
-        if revision > self.revision:
-            raise RevisionInFuture(revision, self.revision)
-        low, high = int(self.log_first), int(self.applied)
-        if low > high:
-            raise RevisionCompacted(revision, Revision(self.revision + 1))
-        first = self._outcome_at(low)
-        if revision <= first.before:
-            raise RevisionCompacted(revision, Revision(first.before + 1))
-        while low < high:
-            middle = (low + high) // 2
-            if self._outcome_at(middle).after >= revision:
-                high = middle
-            else:
-                low = middle + 1
-        return Slot(low)
-
-    def _outcome_at(self, slot: int) -> Any:
-        record = self.outcome_record(Slot(slot))
-        if record is None:
-            raise RecordDamaged(number_key(OUTCOME, slot), "it is missing between others")
-        return outcome_head(record)
-
     # -- what the caller reports ------------------------------------------------------
 
     def flushed(self, slot: Slot) -> None:
         """The writes of every fold up to ``slot`` are in storage and may be forgotten here."""
-        self._versions.flushed(slot)
+        self.versions.flushed(slot)
 
     def compact_step(self, max_records: int) -> list[Write]:
         """Return removals of forgotten history, looking at up to ``max_records`` records.
@@ -701,227 +518,12 @@ class Space:
         Empty when there is nothing left to do, but also where nothing was found on the way.
         Store them behind the writes of every slot folded so far and before those of later ones.
         """
-        return self._versions.compact_step(self.compacted, max_records)
-
-    def trim_step(self, keep_from: Slot, slots_max: int) -> list[Write]:
-        """Return removals of log and outcome records that nobody is served from any more.
-
-        Those of slots whose revisions are all at or below the compacted one, and that are before
-        ``keep_from``, which must be folded and flushed; up to ``slots_max`` slots of them.
-        """
-        if self._trim_before is None or self._trim_before[0] != self.compacted:
-            needed = Revision(self.compacted + 1)
-            try:
-                before = self.slot_of(needed) if needed <= self.revision else Slot(self.applied + 1)
-            except RevisionCompacted:
-                before = self.log_first
-            self._trim_before = self.compacted, before
-        first = self.log_first
-        last = min(self._trim_before[1], keep_from, first + slots_max)
-        if not self.compacted or last <= first:
-            return []
-        self.log_first = Slot(last)
-        removed: list[Write] = [
-            (number_key(family, slot), None) for slot in range(first, last) for family in LOG_FAMILIES
-        ]
-        return [*removed, trimmed_write(Slot(last - 1))]
-
-    @property
-    def oldest_tail(self) -> Revision:
-        """The lowest revision after which commits can be told: those of the log, and not compacted."""
-        if self.log_first > self.applied:
-            return self.revision
-        before: Revision = self._outcome_at(self.log_first).before
-        return max(self.compacted, before)
+        return self.versions.compact_step(self.compacted, max_records)
 
     @property
     def is_compacting(self) -> bool:
         """Whether ``compact_step`` still has something to do."""
-        return self._versions.is_compacting(self.compacted)
-
-
-class _Attempt:
-    """The mutations of one offer, tried on the side: committed as a whole, or dropped."""
-
-    __slots__ = ("_bound", "_leases", "_space", "_staged", "computed", "revision")
-
-    def __init__(self, space: Space, revision: int) -> None:
-        self.revision = revision
-        self.computed: list[list[Any]] = []
-        """[mutation index, result], as in ``commits``."""
-        self._space = space
-        self._staged: dict[bytes, Stored] = {}
-        self._leases: dict[int, int] = {}  # lease -> ttl in ms; 0: revoked
-        self._bound: dict[int, int] = {}  # lease -> keys that this offer binds to it
-
-    def apply(self, mutations: Sequence[Sequence[Any]]) -> Rejected | None:
-        """Try all mutations in order; return the receipt of the first that cannot be made."""
-        for index, mutation in enumerate(mutations):
-            try:
-                self._apply(index, mutation)
-            except Refused as refused:
-                key = mutation[1] if mutation[0] < LEASE_GRANT else b""
-                if refused.reason is Reason.LEASE:
-                    assert type(refused.actual) is int
-                    found = self._space.leases.get(refused.actual)
-                    revision = found.granted_revision if found else 0
-                else:
-                    record = self._current(key) if key else ABSENT
-                    revision = record[1] if record[2] and record[1] < self.revision else 0
-                return Rejected(
-                    refused.reason,
-                    f"mutations[{index}]",
-                    key,
-                    revision,
-                    actual=refused.actual,
-                    field=refused.field,
-                )
-        return None
-
-    def _apply(self, index: int, mutation: Sequence[Any]) -> None:
-        kind = mutation[0]
-        if kind == PUT:
-            self._put(mutation[1], mutation[2], mutation[3])
-        elif kind == DELETE:
-            if self._current(mutation[1])[2]:
-                self._bury(mutation[1])
-            else:
-                self.computed.append([index, None])
-        elif kind == DELETE_RANGE:
-            self._delete(index, self._keys_in(mutation[1], mutation[2]))
-        elif kind == LEASE_GRANT:
-            self._grant(mutation[1], mutation[2])
-        elif kind > LEASE_GRANT:
-            self._revoke(index, mutation[1])
-        else:
-            self._compute(index, mutation)
-
-    def commit(self, superseded: list[tuple[bytes, int, bytes]], writes: list[Write]) -> None:
-        """Make the attempt real."""
-        space = self._space
-        versions, leases, revision = space._versions, space._leases, self.revision
-        for lease, ttl_ms in self._leases.items():
-            if ttl_ms and lease not in leases.leases:
-                leases.grant(lease, ttl_ms, revision, writes)
-        for key, record in self._staged.items():
-            old = versions.current(key)
-            if record is old:
-                continue
-            if old[2] or old[1] > space.compacted:
-                superseded.append((key, revision, old[4]))
-            if old[3] != record[3]:
-                leases.rebind(key, old[3], record[3], writes)
-            versions.young[key] = space._changed[key] = record
-        for lease, ttl_ms in self._leases.items():
-            if not ttl_ms and lease in leases.leases:
-                leases.revoke(lease, writes)
-
-    # -- keys -----------------------------------------------------------------------
-
-    def _current(self, key: bytes) -> Stored:
-        return self._staged.get(key) or self._space._versions.current(key)
-
-    def _stage(self, key: bytes, value: bytes, lease: int) -> None:
-        """Give ``key`` a new record. Several mutations of a key in one offer make one version."""
-        old = self._space._versions.current(key)
-        create, modified, version = self._current(key)[:3]
-        if not version:
-            create, version = self.revision, 1
-        elif modified != self.revision:
-            version += 1
-        compacted = self._space.compacted
-        self._staged[key] = succeed(old, create, self.revision, version, lease, value, compacted)
-
-    def _bury(self, key: bytes) -> None:
-        """Give ``key`` a tombstone; where this very offer made it, nothing remains to bury."""
-        old = self._space._versions.current(key)
-        if old[2]:
-            old = succeed(old, 0, self.revision, 0, 0, b"", self._space.compacted)
-        self._staged[key] = old
-
-    def _put(self, key: bytes, value: bytes, lease: int) -> None:
-        if lease and self._current(key)[3] != lease:
-            self._bind(lease)
-        self._stage(key, value, lease)
-
-    def _compute(self, index: int, mutation: Sequence[Any]) -> None:
-        kind, key = mutation[0], mutation[1]
-        record = self._current(key)
-        if not record[2]:
-            raise Refused(Reason.ABSENT)
-        present = value_of(record)
-        if kind == ADJUST:
-            value = adjust(present, mutation[2], mutation[3], mutation[4])
-        elif kind == SET_ADD:
-            value = set_add(present, mutation[2], mutation[3])
-        else:
-            value = set_remove(present, mutation[2], mutation[3])
-        self._stage(key, value, record[3])
-        self.computed.append([index, [value, record[3]]])
-
-    def _keys_in(self, start: bytes, end: bytes) -> list[bytes]:
-        """Return the live keys of the range, sorted."""
-        space = self._space
-        staged = sorted(key for key in self._staged if key >= start and (not end or key < end))
-        extra = sorted({*staged, *space._changed_in(start, end)}) if staged else space._changed_in(start, end)
-        found: list[bytes] = []
-        looked = 0
-        for key, newest in space._versions.scan_current(start, end, extra):
-            record = self._staged.get(key, newest)
-            if record[2]:
-                found.append(key)
-                if len(found) > FOLD_DELETE_RANGE_KEYS_MAX:
-                    raise Refused(Reason.LIMIT, "FOLD_DELETE_RANGE_KEYS_MAX")
-            elif record[1] > space.compacted:
-                looked += 1
-                if looked > FOLD_SCAN_RECORDS_MAX:
-                    raise Refused(Reason.LIMIT, "FOLD_SCAN_RECORDS_MAX")
-        return found
-
-    def _delete(self, index: int, keys: list[bytes]) -> None:
-        for key in keys:
-            self._bury(key)
-        self.computed.append([index, keys])
-
-    # -- leases ---------------------------------------------------------------------
-
-    def _exists(self, lease: int) -> bool:
-        staged = self._leases.get(lease)
-        return lease in self._space.leases if staged is None else staged > 0
-
-    def _bind(self, lease: int) -> None:
-        """Count one more key for ``lease``; counted per offer, so it may err to the safe side."""
-        if not self._exists(lease):
-            raise Refused(Reason.LEASE, actual=lease)
-        bound = self._bound[lease] = self._bound.get(lease, 0) + 1
-        found = self._space.leases.get(lease)
-        if bound + (len(found.keys) if found else 0) > FOLD_LEASE_KEYS_MAX:
-            raise Refused(Reason.LIMIT, "FOLD_LEASE_KEYS_MAX")
-        if self._space._leases.bindings + sum(self._bound.values()) > FOLD_BINDINGS_MAX:
-            raise Refused(Reason.LIMIT, "FOLD_BINDINGS_MAX")
-
-    def _grant(self, lease: int, ttl_ms: int) -> None:
-        # An id that this offer has revoked stays taken: one offer does not end a lease and renew it.
-        if lease in self._leases or lease in self._space.leases:
-            raise Refused(Reason.LEASE, actual=lease)
-        if len(self._space.leases) + len(self._leases) >= FOLD_LEASES_MAX:
-            raise Refused(Reason.LIMIT, "FOLD_LEASES_MAX")
-        self._leases[lease] = ttl_ms
-
-    def _revoke(self, index: int, lease: int) -> None:
-        if not self._exists(lease):
-            raise Refused(Reason.LEASE, actual=lease)
-        found = self._space.leases.get(lease)
-        keys = {key for key in (found.keys if found else ()) if self._current(key)[3] == lease}
-        keys.update(key for key, record in self._staged.items() if record[3] == lease)
-        self._delete(index, sorted(keys))
-        self._leases[lease] = 0
-
-
-def _bad_at(at: int, compacted: int, revision: int) -> Rejected:
-    if at < compacted:
-        return Rejected(Reason.COMPACTED, "at", revision=compacted)
-    return Rejected(Reason.FUTURE, "at", revision=revision)
+        return self.versions.is_compacting(self.compacted)
 
 
 def _family(reader: SpaceReader, family: bytes) -> list[tuple[bytes, bytes]]:

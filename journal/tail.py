@@ -210,11 +210,11 @@ class TailHub:
     def _from_log(self, after: Revision, bytes_max: int) -> TailChunk:
         found: list[Commit] = []
         last = after
-        slot = self._space.slot_of(Revision(after + 1))
+        slot = self._space.slots.of_revision(Revision(after + 1))
         while not found and slot <= self._space.applied:
             for entry in self._log.read(slot, self._space.applied, bytes_max):
                 slot = Slot(entry.slot + 1)
-                outcome = self._space.outcome_record(entry.slot)
+                outcome = self._space.slots.outcome(entry.slot)
                 if outcome is not None:
                     found.extend(
                         commit

@@ -44,6 +44,7 @@ from journal.connection import LOCAL, Connection
 from journal.errors import JournalError
 from journal.offers import Offer, Put, pack_batch, pack_offer
 from journal.rpc.connection import GrpcConnector
+from journal.types import Revision
 from scripts.bench import check_nodes, percentiles
 from synod.local import LocalCluster
 from synod.local_state import HTTP_PORT_ABOVE
@@ -109,7 +110,9 @@ class Load:
         first = self._sequences[worker]
         self._sequences[worker] = first + MESSAGE_OFFERS
         packed = [
-            pack_offer(first + i, Offer((Put(b"load/%08d" % (next(self._numbers) % self._keys), self._value),)))
+            pack_offer(
+                first + i, Offer((Put(b"load/%08d" % (next(self._numbers) % self._keys), self._value),))
+            )
             for i in range(MESSAGE_OFFERS)
         ]
         await self._connection.submit(pack_batch(self._clients[worker], first, 0, packed))
@@ -206,7 +209,9 @@ class Bench:
                 for worker in range(FILL_WORKERS):
                     nursery.start_soon(loop, worker)
         seconds = trio.current_time() - began
-        self.console.print(f"{self.load.offers:,} offers in {seconds:.1f} s while node {self.follower} was down")
+        self.console.print(
+            f"{self.load.offers:,} offers in {seconds:.1f} s while node {self.follower} was down"
+        )
 
     async def _revision(self) -> int:
         return (await self.connection.get([], at=None, consistency=LOCAL)).revision
@@ -282,7 +287,7 @@ class Bench:
         """Compact everything, and measure until history and log are gone."""
         situation = Situation("compacting")
         before = await self._metrics(self.leader)
-        await self.connection.compact(await self._revision())
+        await self.connection.compact(Revision(await self._revision()))
         done = False
 
         async def look() -> None:
@@ -313,7 +318,16 @@ class Bench:
 
 def show(console: Console, bench: Bench) -> None:
     table = Table(title=f"{bench.options.revisions:,} revisions; 3 nodes on {os.cpu_count()} cores")
-    for name in ("situation", "took s", "offers/s", "of alone", "longest gap ms", "probe p50", "p99", "max ms"):
+    for name in (
+        "situation",
+        "took s",
+        "offers/s",
+        "of alone",
+        "longest gap ms",
+        "probe p50",
+        "p99",
+        "max ms",
+    ):
         table.add_column(name, justify="left" if name == "situation" else "right")
     for name in ("leader MB", "behind MB", "leader cores", "behind cores"):
         table.add_column(name, justify="right")
@@ -338,7 +352,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--revisions", type=int, default=1_000_000, help="how far behind it is to be")
     parser.add_argument("--keys", type=int, default=200_000, help="how many keys they are of")
     parser.add_argument("--value-bytes", type=int, default=128)
-    parser.add_argument("--workers", type=int, default=4, help="messages of 100 offers in flight while measuring")
+    parser.add_argument(
+        "--workers", type=int, default=4, help="messages of 100 offers in flight while measuring"
+    )
     parser.add_argument("--pause-ms", type=float, default=0.0, help="between two messages of a worker")
     parser.add_argument("--seconds", type=float, default=10.0, help="how long `alone` is measured")
     parser.add_argument("--only-log", action="store_true", help="end after catching up by log")

@@ -263,7 +263,7 @@ class Service:
         slot = Slot(request.slot or space.applied)
         return admin_pb2.ChainReply(
             slot=slot,
-            chain=space.chain_at(slot) or b"",
+            chain=space.slots.chain_at(slot) or b"",
             applied=space.applied,
             revision=space.revision,
         )

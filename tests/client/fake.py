@@ -33,6 +33,7 @@ from journal.errors import (
     Unavailable,
     WrongCluster,
 )
+from journal.gate import unpack_batch
 from journal.limits import Limits
 from journal.node import NodeMember, NodeStatus
 from journal.offers import (
@@ -49,7 +50,6 @@ from journal.offers import (
     Rejected,
     Verdict,
     offer_from_raw,
-    unpack_batch,
 )
 from journal.paxos.changes import MemberChange
 from journal.snapshots.serve import SnapshotPart

@@ -19,8 +19,9 @@ from journal.client import (
 from journal.client import submitter as submitter_module
 from journal.connection import LOCAL, NotSent
 from journal.errors import JournalError, OfferInvalid, Overloaded, Unavailable, WrongCluster
+from journal.gate import unpack_batch
 from journal.limits import Limits
-from journal.offers import Adjust, Offer, Put, Reason, Rejected, pack_batch, pack_offer, unpack_batch
+from journal.offers import Adjust, Offer, Put, Reason, Rejected, pack_batch, pack_offer
 
 from .fake import LATENCY_S, FakeCluster, Fate, Faults, client
 

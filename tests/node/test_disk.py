@@ -99,7 +99,7 @@ async def test_a_damaged_entry_is_not_served_and_its_alarm_stands(autojump_clock
         for other in others:
             cluster.network.cut |= {(number, other), (other, number)}
         with pytest.raises(RecordDamaged):
-            leader._log.read(leader.space.log_first, leader.space.applied, 1)
+            leader._log.read(leader.space.slots.first, leader.space.applied, 1)
             for slot in range(1, leader.space.applied + 1):
                 leader._log.read(Slot(slot), Slot(slot), 1)
         await cluster.until(lambda: "damaged log records wait" in leader.status().health)

@@ -104,7 +104,7 @@ async def test_everything_acknowledged_survives_a_restart_of_all(autojump_clock:
         await cluster.start()
         leader = await cluster.leader()
         assert await barrier(leader) == 20
-        assert leader.space.chain_at(max(chains)[0]) == max(chains)[1]
+        assert leader.space.slots.chain_at(max(chains)[0]) == max(chains)[1]
         assert await submit(leader, put("k3"), client=b"c", first=4) == [4]
         assert leader.space.revision == 20
 

@@ -70,7 +70,7 @@ async def trimmed(cluster: Cluster) -> None:
     def is_trimmed(number: int) -> bool:
         space = cluster.nodes[number].space
         needed = Revision(space.compacted + 1)
-        first = space.slot_of(needed) if needed <= space.revision else Slot(space.applied + 1)
+        first = space.slots.of_revision(needed) if needed <= space.revision else Slot(space.applied + 1)
         first = min(first, Slot(space.applied - SMALL.log_slots_retained_min + 1))
         return slots_of(cluster, number, ACCEPTED)[0] == first and not space.is_compacting
 
@@ -124,7 +124,7 @@ async def test_nothing_is_trimmed_that_is_not_compacted(autojump_clock: MockCloc
     async with running(3, SMALL) as cluster:
         await load(cluster, 60)
         await trio.sleep(5)
-        assert all(node.space.log_first == 1 for node in cluster.nodes.values())
+        assert all(node.space.slots.first == 1 for node in cluster.nodes.values())
         assert slots_of(cluster, 1, ACCEPTED)[0] == 1
 
 
@@ -140,11 +140,11 @@ async def test_the_log_is_trimmed_behind_compaction_and_all_else_stays_right(
         for number, node in cluster.nodes.items():
             space = node.space
             # The slot of revision compacted + 1 is the first that a tail may need.
-            assert space.log_first == space.slot_of(Revision(space.compacted + 1))
-            kept = list(range(space.log_first, space.applied + 1))
+            assert space.slots.first == space.slots.of_revision(Revision(space.compacted + 1))
+            kept = list(range(space.slots.first, space.applied + 1))
             for family in (ACCEPTED, IDENTIFIER, OUTCOME):
                 assert slots_of(cluster, number, family) == kept
-            assert space.oldest_tail == space.compacted == revisions[40]
+            assert space.slots.oldest_tail == space.compacted == revisions[40]
             with pytest.raises(RevisionCompacted):
                 node.tails.read(Revision(space.compacted - 1), 1 << 20)
             after, labels = space.compacted, []
@@ -155,14 +155,16 @@ async def test_the_log_is_trimmed_behind_compaction_and_all_else_stays_right(
             assert labels == [f"label {sequence}" for sequence in range(42, 61)]
             assert node.tails.label_of(Revision(revisions[50])) == "label 51"
             assert node.tails.label_of(Revision(revisions[3])) == ""
-            assert space.chain_at(space.log_first) is not None
-            assert space.chain_at(Slot(space.log_first - 2)) is None
+            assert space.slots.chain_at(space.slots.first) is not None
+            assert space.slots.chain_at(Slot(space.slots.first - 2)) is None
         # A restart finds all that it needs.
-        before = {number: (node.space.chain, node.space.log_first) for number, node in cluster.nodes.items()}
+        before = {
+            number: (node.space.chain, node.space.slots.first) for number, node in cluster.nodes.items()
+        }
         for number in (1, 2, 3):
             await cluster.kill(number)
         await cluster.start()
-        assert {n: (node.space.chain, node.space.log_first) for n, node in cluster.nodes.items()} == before
+        assert {n: (node.space.chain, node.space.slots.first) for n, node in cluster.nodes.items()} == before
         await load(cluster, 3, first=61)
         await cluster.converge()
 
@@ -244,7 +246,7 @@ async def test_tails_on_it_are_told_what_is_compacted(autojump_clock: MockClock)
         with pytest.raises(RevisionCompacted):
             late.tails.read(behind, 1 << 20)
         await cluster.converge()
-        oldest = late.space.oldest_tail
+        oldest = late.space.slots.oldest_tail
         with pytest.raises(RevisionCompacted):
             late.tails.read(Revision(oldest - 1), 1 << 20)
         after = oldest
@@ -252,7 +254,7 @@ async def test_tails_on_it_are_told_what_is_compacted(autojump_clock: MockClock)
             after = late.tails.read(after, 1 << 20).last
         # It reads the past that is kept, from before the snapshot, all the same.
         assert late.space.get(b"key001", late.space.compacted) is not None
-        assert late.space.chain_at(late.space.applied) == cluster.nodes[1].space.chain
+        assert late.space.slots.chain_at(late.space.applied) == cluster.nodes[1].space.chain
 
 
 async def test_a_new_node_starts_from_a_snapshot(autojump_clock: MockClock) -> None:
@@ -685,7 +687,7 @@ async def test_what_was_trimmed_is_never_proposed_again(autojump_clock: MockCloc
         await cluster.converge()
         same(cluster, 1, 2)
         assert history.applied <= cluster.nodes[1].space.applied
-        assert cluster.nodes[2].space.chain_at(history.applied) == history.chain
+        assert cluster.nodes[2].space.slots.chain_at(history.applied) == history.chain
 
 
 async def test_a_restart_while_it_waits_for_a_space_waits_on(autojump_clock: MockClock) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from journal.errors import OfferInvalid, ProtocolViolation
+from journal.gate import unpack_batch
 from journal.limits import Limits
 from journal.offers import (
     EXPIRED,
@@ -28,7 +29,6 @@ from journal.offers import (
     offer_from_raw,
     pack_batch,
     pack_offer,
-    unpack_batch,
 )
 from journal.paxos import messages
 from journal.paxos.messages import Message

@@ -23,9 +23,11 @@ import pytest
 
 from journal import mutations, offers
 from journal.admission import Admission, Proposal, _awaited
+from journal.attempt import Attempt
 from journal.client.router import Router
 from journal.client.submitter import Submitter
 from journal.client.tails import Tail
+from journal.conditions import Changed, Conditions
 from journal.errors import JournalError
 from journal.lease_clock import LeaseClock, LeaseTerm
 from journal.node import Node
@@ -34,7 +36,7 @@ from journal.paxos.acceptor import Acceptor
 from journal.paxos.effects import SendEntries
 from journal.paxos.leader import Leadership
 from journal.sessions import Session, Sessions
-from journal.space import Space, _Attempt
+from journal.space import Space
 from journal.storage import Write
 from journal.storage.records import CURRENT, STATE, family_end
 from journal.types import Ballot, NodeId, Slot
@@ -282,21 +284,21 @@ def a_client_that_comes_back_is_believed_its_past(patch: pytest.MonkeyPatch) -> 
 def folds_in_an_order_of_its_own(patch: pytest.MonkeyPatch) -> None:
     """What is in a node's cache decides in which order keys are deleted."""
 
-    def delete(self: _Attempt, index: int, keys: list[bytes]) -> None:
-        original(self, index, keys if len(self._space._versions.young) % 2 else keys[::-1])
+    def delete(self: Attempt, index: int, keys: list[bytes]) -> None:
+        original(self, index, keys if len(self._space.versions.young) % 2 else keys[::-1])
 
-    original = _Attempt._delete
-    patch.setattr(_Attempt, "_delete", delete)
+    original = Attempt._delete
+    patch.setattr(Attempt, "_delete", delete)
 
 
 @mutant(40)
 def range_conditions_miss_the_slot_being_folded(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Space, "_changed_in", lambda self, start, end: [])
+    patch.setattr(Changed, "within", lambda self, start, end: [])
 
 
 @mutant(20)
 def expectations_are_not_checked(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Space, "_check_expect", lambda self, expect: None)
+    patch.setattr(Conditions, "check_expect", lambda self, expect: None)
     patch.setattr(Space, "doomed", lambda self, offer: None)
 
 
@@ -306,19 +308,19 @@ def adjust_ignores_its_bounds(patch: pytest.MonkeyPatch) -> None:
         return original(value, deltas, {}, {})
 
     original = mutations.adjust
-    patch.setattr("journal.space.adjust", unbounded)
+    patch.setattr("journal.attempt.adjust", unbounded)
 
 
 @mutant(20)
 def a_revoked_lease_leaves_its_keys(patch: pytest.MonkeyPatch) -> None:
-    def revoke(self: _Attempt, index: int, lease: int) -> None:
+    def revoke(self: Attempt, index: int, lease: int) -> None:
         found = self._space.leases.get(lease)
         if found is not None:
             found.keys.clear()
         original(self, index, lease)
 
-    original = _Attempt._revoke
-    patch.setattr(_Attempt, "_revoke", revoke)
+    original = Attempt._revoke
+    patch.setattr(Attempt, "_revoke", revoke)
 
 
 @mutant(100, "compact_s=0.5")

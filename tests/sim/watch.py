@@ -276,7 +276,7 @@ class Watch:
                     )
             for name, size in (
                 ("writes waiting for the disk", len(node._log_writes) + len(node._space_writes)),
-                ("folds waiting for the disk", len(node.space._versions._unflushed)),
+                ("folds waiting for the disk", len(node.space.versions._unflushed)),
                 ("slots to fold", len(node._to_fold)),
             ):
                 self.peaks[name] = max(self.peaks.get(name, 0), size)

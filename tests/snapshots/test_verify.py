@@ -70,7 +70,7 @@ async def fill(storage: Storage, *, compact: bool = False, trim: bool = False) -
         space.flushed(Slot(slot))
     while compact and space.is_compacting:
         await storage.write(space.compact_step(7), sync=False)
-    while trim and (writes := space.trim_step(Slot(15), 4)):
+    while trim and (writes := space.slots.trim_step(Slot(15), 4)):
         await storage.write(writes, sync=False)
     return space
 

@@ -15,6 +15,7 @@ import msgpack
 from hypothesis import strategies as st
 
 from journal.entries import NOOP
+from journal.gate import unpack_batch
 from journal.offers import (
     EXPIRED,
     Adjust,
@@ -35,7 +36,6 @@ from journal.offers import (
     pack_batch,
     pack_verdicts,
     prefix_range,
-    unpack_batch,
     unpack_verdicts,
 )
 from journal.space import Space, commits
@@ -321,11 +321,11 @@ class Play:
         found = []
         for number, value in enumerate(self.rough.entries, 1):
             slot = Slot(number)
-            outcome = space.outcome_record(slot)
+            outcome = space.slots.outcome(slot)
             assert outcome is not None
-            assert space.chain_at(slot) == self.rough.chains[slot]
+            assert space.slots.chain_at(slot) == self.rough.chains[slot]
             for commit in commits(slot, value, outcome):
-                assert space.slot_of(commit.revision) == slot
+                assert space.slots.of_revision(commit.revision) == slot
                 found.append(commit)
         assert len(found) == len(self.twin.commits)
         replica: dict[bytes, bytes] = {}

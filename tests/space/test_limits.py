@@ -31,7 +31,7 @@ def limit(verdict: Verdict) -> str:
 
 
 def test_delete_range_deletes_at_most_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("journal.space.FOLD_DELETE_RANGE_KEYS_MAX", 3)
+    monkeypatch.setattr("journal.attempt.FOLD_DELETE_RANGE_KEYS_MAX", 3)
     world = World()
     world.offer(Offer(tuple(Put(b"k%d" % index, b"") for index in range(4))))
     [verdict] = world.offer(Offer((Delete(b"k9"), DeleteRange(b"", b""))))
@@ -45,7 +45,8 @@ def test_a_scan_in_the_fold_looks_at_so_many_records_wherever_compaction_stands(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Tombstones that compaction may have removed do not count, so both nodes say the same."""
-    monkeypatch.setattr("journal.space.FOLD_SCAN_RECORDS_MAX", 3)
+    for module in ("attempt", "conditions"):
+        monkeypatch.setattr(f"journal.{module}.FOLD_SCAN_RECORDS_MAX", 3)
     monkeypatch.setattr("journal.recent.FOLD_RECENT_BYTES_MAX", 1)  # no range is answered without a scan
     assert _scan_among_tombstones(sweep=False) == _scan_among_tombstones(sweep=True)
 
@@ -90,9 +91,9 @@ def test_a_value_cannot_be_grown_without_end(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_leases_and_their_keys_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("journal.space.FOLD_LEASES_MAX", 2)
-    monkeypatch.setattr("journal.space.FOLD_LEASE_KEYS_MAX", 2)
-    monkeypatch.setattr("journal.space.FOLD_BINDINGS_MAX", 3)
+    monkeypatch.setattr("journal.attempt.FOLD_LEASES_MAX", 2)
+    monkeypatch.setattr("journal.attempt.FOLD_LEASE_KEYS_MAX", 2)
+    monkeypatch.setattr("journal.attempt.FOLD_BINDINGS_MAX", 3)
     world = World()
     assert world.offer(Offer((LeaseGrant(1, 1000), LeaseGrant(2, 1000)))) == [1]
     [verdict] = world.offer(Offer((LeaseGrant(3, 1000),)))
@@ -216,6 +217,6 @@ def test_slot_of_and_chain_at_say_where_they_end() -> None:
     world.offer(put(), put())
     world.offer(Offer((Delete(b"zz"),), expect=((b"zz", 1),)))
     world.offer(put())
-    assert [world.space.slot_of(Revision(revision)) for revision in (1, 2, 3)] == [1, 1, 3]
+    assert [world.space.slots.of_revision(Revision(revision)) for revision in (1, 2, 3)] == [1, 1, 3]
     with pytest.raises(RevisionInFuture):
-        world.space.slot_of(Revision(4))
+        world.space.slots.of_revision(Revision(4))

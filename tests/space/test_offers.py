@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from journal.errors import OfferInvalid, ProtocolViolation
+from journal.gate import unpack_batch
 from journal.limits import FOLD_SESSION_WINDOW_OFFERS_MAX, KEY_BYTES_MAX, Limits
 from journal.offers import (
     EXPIRED,
@@ -35,7 +36,6 @@ from journal.offers import (
     pack_raw_offers,
     pack_verdicts,
     prefix_range,
-    unpack_batch,
     unpack_verdicts,
 )
 

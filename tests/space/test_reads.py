@@ -124,7 +124,7 @@ def test_what_is_not_there_to_be_read_is_said() -> None:
     world.compact(9)  # no farther than the present
     assert world.space.compacted == 3
     with pytest.raises(RevisionCompacted):
-        world.space.slot_of(Revision(0))
+        world.space.slots.of_revision(Revision(0))
 
 
 def test_compaction_removes_what_cannot_be_read() -> None:
@@ -157,7 +157,7 @@ def test_compaction_removes_what_cannot_be_read() -> None:
 
 def test_the_cache_is_bounded_by_records_and_by_bytes() -> None:
     world = World(cache_records_max=10)
-    versions = world.space._versions
+    versions = world.space.versions
     for number in range(100):
         world.offer(put(b"k%d" % number))
         world.flush()
@@ -172,7 +172,7 @@ def test_the_cache_is_bounded_by_records_and_by_bytes() -> None:
         small.flush()
     for number in range(100):
         small.space.get(b"k%d" % number)
-    held = small.space._versions
+    held = small.space.versions
     assert sum(len(record[4]) for part in (held.young, held._old) for record in part.values()) <= 14_000
     assert small.space.get(b"k0") is not None
 

@@ -122,8 +122,8 @@ def everything(space: Space) -> list[object]:
     found.extend(space.scan(b"", b"", at, 1000, 1 << 20) for at in range(space.compacted, space.revision + 1))
     found.extend(space.outcome(client, sequence) for client in (b"x", b"y") for sequence in range(200))
     found.append([(lease, terms.ttl_ms, sorted(terms.keys)) for lease, terms in sorted(space.leases.items())])
-    found.append([space.slot_of(Revision(revision)) for revision in range(1, space.revision + 1)])
-    found.append([space.chain_at(Slot(slot)) for slot in range(space.applied + 2)])
+    found.append([space.slots.of_revision(Revision(revision)) for revision in range(1, space.revision + 1)])
+    found.append([space.slots.chain_at(Slot(slot)) for slot in range(space.applied + 2)])
     return found
 
 
@@ -216,7 +216,7 @@ def test_a_damaged_key_or_version_or_outcome_is_not_believed() -> None:
     reads: dict[bytes, Callable[[Space], object]] = {
         b"k": lambda space: space.get(b"a"),
         b"v": lambda space: space.get(b"a", Revision(1)),
-        b"o": lambda space: space.chain_at(Slot(1)),
+        b"o": lambda space: space.slots.chain_at(Slot(1)),
     }
     for family, read in reads.items():
         key, sealed = next(iter(world.storage.iterate(family, bytes([family[0] + 1]))))

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from journal.entries import pack_compaction, pack_offers
+from journal.gate import unpack_batch
 from journal.limits import Limits
-from journal.offers import Offer, Verdict, offer_to_raw, pack_batch, pack_offer, unpack_batch
+from journal.offers import Offer, Verdict, offer_to_raw, pack_batch, pack_offer
 from journal.space import Folded, Space
 from journal.storage import Write
 from journal.storage.memory import MemoryStorage
