@@ -323,7 +323,7 @@ def _stop(view: View, plan: _Plan, local: LocalTask, name: str) -> None:
         plan.actions.append(Terminate(local.id, name))
         return
     timeout = next(
-        (c.stop_timeout for c in local.definition.container_definitions if c.name == name),
+        (c.stop_timeout_s for c in local.definition.container_definitions if c.name == name),
         0,
     )
     deadline = sent.terminated_at + timeout

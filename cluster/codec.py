@@ -1,10 +1,11 @@
 """Records as msgpack maps with ECS's field names. PURE.
 
 A record is a frozen dataclass whose fields are named in Python's way; on the journal
-``desired_status`` is ``desiredStatus``. What is None is left out, as ECS does. A map is
-checked in full when it is read, because anyone may write to the journal: the error
-says which field is wrong. Fields of a later version are kept in ``extra`` and
-written back, so that an older program does not erase what it does not understand.
+``desired_status`` is ``desiredStatus``. What is None is left out, as ECS does, and so is
+an empty text, list or map that is the field's default. A map is checked in full when it
+is read, because anyone may write to the journal: the error says which field is wrong.
+Fields of a later version are kept in ``extra`` and written back, so that an older program
+does not erase what it does not understand.
 """
 
 from __future__ import annotations
@@ -46,8 +47,11 @@ class Record:
         packed: dict[str, Any] = {}
         for name, wire, _ in _fields(type(self)):
             value = getattr(self, name)
-            if value is not None:
-                packed[wire] = _plain(value)
+            if value is None:
+                continue
+            if value in ("", (), {}) and value == _default(type(self), name):
+                continue  # its reader puts the same thing in its place
+            packed[wire] = _plain(value)
         packed.update(self.extra)
         return packed
 
@@ -89,6 +93,16 @@ class Record:
         return None
 
 
+def on_wire(name: str, **options: Any) -> Any:
+    """Return a field that has this name on the journal: ``bindIP``, which no rule makes of ``bind_ip``."""
+    return field(metadata={"wire": name}, **options)
+
+
+def empty_map() -> Any:
+    """Return a field that is an empty map unless given; a record that has one is still hashable."""
+    return field(default_factory=dict, hash=False)
+
+
 def wire_name(name: str) -> str:
     """Return ``desiredStatus`` for ``desired_status``."""
     first, *rest = name.split("_")
@@ -103,14 +117,23 @@ def _fields(cls: type[Record]) -> tuple[tuple[str, str, Any], ...]:
     known = _FIELDS.get(cls)
     if known is None:
         hints = typing.get_type_hints(cls)
-        known = tuple((f.name, wire_name(f.name), hints[f.name]) for f in fields(cls) if f.name != "extra")
+        known = tuple(
+            (f.name, f.metadata.get("wire") or wire_name(f.name), hints[f.name])
+            for f in fields(cls)
+            if f.name != "extra"
+        )
         _FIELDS[cls] = known
     return known
 
 
 def _required(cls: type[Record], name: str) -> bool:
+    return _default(cls, name) is MISSING
+
+
+def _default(cls: type[Record], name: str) -> Any:
+    """Return what a field is where it is not given; ``MISSING`` where it must be."""
     parameter = cls.__dataclass_fields__[name]
-    return parameter.default is MISSING and parameter.default_factory is MISSING
+    return parameter.default if parameter.default_factory is MISSING else parameter.default_factory()
 
 
 def _plain(value: Any) -> Any:
@@ -122,11 +145,15 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, Mapping):
         return {key: _plain(value[key]) for key in sorted(value)}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
     return value
 
 
 def _checked(value: Any, kind: Any, where: str) -> Any:
     """Return ``value`` as ``kind``. Raises ``RecordInvalid``. This is the whole grammar of records."""
+    if kind is Any:
+        return value
     origin = typing.get_origin(kind)
     if origin in (typing.Union, types.UnionType):  # only ``X | None``
         (inner,) = (argument for argument in typing.get_args(kind) if argument is not type(None))

@@ -1,34 +1,48 @@
 """Where each record of the cluster lives. PURE.
 
-========================================  ============================  =========================
+========================================  ============================  =============================
 key                                       holds                         written by
-========================================  ============================  =========================
-``cluster/<c>``                           the cluster                   whoever creates it
+========================================  ============================  =============================
+``cluster/<c>``                           the cluster                   the API
 ``cluster/<c>/instance/<i>``              registration                  the agent; status: operators
+``cluster/<c>/settings/<i>``              custom attributes, tags       operators
 ``cluster/<c>/capacity/<i>``              what is left to claim         put once at registration, then
                                                                         only adjusted
 ``cluster/<c>/alive/<i>``                 liveness, bound to a lease    the agent
 ``cluster/<c>/task/<i>/<t>``              what is desired of a task     schedulers, and who stops it
 ``cluster/<c>/status/<i>/<t>``            what is observed of a task    the agent
-``cluster/<c>/service/<s>[/task/<t>]``    a service and its index       the service scheduler
+``cluster/<c>/service/<s>``               what people want of a         the API
+                                          service
+``cluster/<c>/service/<s>/rollout``       how far its deployments are   the service scheduler
+``cluster/<c>/service/<s>/task/<t>``      its tasks that have not       put with the task, deleted with
+                                          stopped                       the report that it stopped
+``cluster/<c>/token/<digest>``            RunTask's clientToken         the API
+``cluster/<c>/queue/<order>-<id>``        a run that waits for          who queues it; the queue
+                                          capacity                      scheduler
 ``taskdef/<family>/<revision>``           a task definition             who registers it
-========================================  ============================  =========================
+``account/<name>[/<principal>]``          an account setting            the API
+========================================  ============================  =============================
 
 Names never hold a slash, so a key splits in one way only.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from enum import StrEnum
 from typing import NamedTuple
 
 CLUSTERS = b"cluster/"
 TASK_DEFINITIONS = b"taskdef/"
-PREFIXES = (CLUSTERS, TASK_DEFINITIONS)
+ACCOUNTS = b"account/"
+PREFIXES = (CLUSTERS, TASK_DEFINITIONS, ACCOUNTS)
 """Everything that is the cluster's in the journal."""
 
 DEFAULT_CLUSTER = "default"
+
+PRIORITY_MAX = 9_999
+"""Of queued runs; the lowest is 0."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,255}")
 _DEFINITION = re.compile(r"([A-Za-z0-9_-]{1,255}):([1-9][0-9]{0,9})")
@@ -43,11 +57,18 @@ class Kind(StrEnum):
 
     CLUSTER = "cluster"
     INSTANCE = "instance"
+    SETTINGS = "settings"
     CAPACITY = "capacity"
     ALIVE = "alive"
     TASK = "task"
     STATUS = "status"
+    SERVICE = "service"
+    ROLLOUT = "rollout"
+    SERVICE_TASK = "service task"
+    TOKEN = "token"
+    QUEUE = "queue"
     TASK_DEFINITION = "taskdef"
+    ACCOUNT = "account"
 
 
 class Parsed(NamedTuple):
@@ -59,6 +80,9 @@ class Parsed(NamedTuple):
     task: str = ""
     family: str = ""
     revision: int = 0
+    service: str = ""
+    name: str = ""
+    """Of a token, a queued run, or an account setting (``name`` or ``name/principal``)."""
 
 
 def check_name(name: str, what: str) -> str:
@@ -78,6 +102,10 @@ def instance(cluster_name: str, instance_id: str) -> bytes:
 
 def capacity(cluster_name: str, instance_id: str) -> bytes:
     return cluster(cluster_name) + f"/capacity/{check_name(instance_id, 'container instance')}".encode()
+
+
+def settings(cluster_name: str, instance_id: str) -> bytes:
+    return cluster(cluster_name) + f"/settings/{check_name(instance_id, 'container instance')}".encode()
 
 
 def alive(cluster_name: str, instance_id: str) -> bytes:
@@ -100,6 +128,56 @@ def task(cluster_name: str, instance_id: str, task_id: str) -> bytes:
 
 def status(cluster_name: str, instance_id: str, task_id: str) -> bytes:
     return statuses_of(cluster_name, instance_id) + check_name(task_id, "task").encode()
+
+
+def within(cluster_name: str, kind: Kind) -> bytes:
+    """Return the prefix of all records of a kind in a cluster: of ``instance``, ``task``, ``service``…"""
+    return cluster(cluster_name) + f"/{kind}/".encode()
+
+
+def service(cluster_name: str, name: str) -> bytes:
+    return cluster(cluster_name) + f"/service/{check_name(name, 'service')}".encode()
+
+
+def rollout(cluster_name: str, name: str) -> bytes:
+    return service(cluster_name, name) + b"/rollout"
+
+
+def service_tasks_of(cluster_name: str, name: str) -> bytes:
+    """Return the prefix of a service's index: as many keys as it has tasks that have not stopped."""
+    return service(cluster_name, name) + b"/task/"
+
+
+def service_task(cluster_name: str, name: str, task_id: str) -> bytes:
+    return service_tasks_of(cluster_name, name) + check_name(task_id, "task").encode()
+
+
+def token(cluster_name: str, client_token: str) -> bytes:
+    """Return the key of a ``clientToken``, which may be any text."""
+    return cluster(cluster_name) + f"/token/{_digest(client_token)}".encode()
+
+
+def queued(cluster_name: str, run: str) -> bytes:
+    """Return the key of a queued run (``run_name``)."""
+    return cluster(cluster_name) + f"/queue/{check_name(run, 'queued run')}".encode()
+
+
+def run_name(priority: int, submitted_at: float, run_id: str) -> str:
+    """Return a name whose order is: the highest priority first, then the oldest (seconds)."""
+    if not 0 <= priority <= PRIORITY_MAX:
+        raise NameInvalid(f"priority {priority} is outside 0 to {PRIORITY_MAX}")
+    micros = min(max(0, round(submitted_at * 1e6)), 10**16 - 1)
+    return f"{PRIORITY_MAX - priority:04d}{micros:016d}-{run_id}"
+
+
+def account_setting(name: str, principal_arn: str = "") -> bytes:
+    """Return the key of an account setting: everybody's, or one principal's."""
+    key = ACCOUNTS + check_name(name, "account setting").encode()
+    return key + b"/" + _digest(principal_arn).encode() if principal_arn else key
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def task_definition(name: str) -> bytes:
@@ -132,10 +210,22 @@ def parse(key: bytes) -> Parsed | None:
     match parts:
         case ["cluster", name]:
             return Parsed(Kind.CLUSTER, name)
-        case ["cluster", name, ("instance" | "capacity" | "alive") as kind, instance_id]:
+        case ["cluster", name, ("instance" | "settings" | "capacity" | "alive") as kind, instance_id]:
             return Parsed(Kind(kind), name, instance_id)
         case ["cluster", name, ("task" | "status") as kind, instance_id, task_id]:
             return Parsed(Kind(kind), name, instance_id, task_id)
+        case ["cluster", name, "service", service_name]:
+            return Parsed(Kind.SERVICE, name, service=service_name)
+        case ["cluster", name, "service", service_name, "rollout"]:
+            return Parsed(Kind.ROLLOUT, name, service=service_name)
+        case ["cluster", name, "service", service_name, "task", task_id]:
+            return Parsed(Kind.SERVICE_TASK, name, task=task_id, service=service_name)
+        case ["cluster", name, ("token" | "queue") as kind, item]:
+            return Parsed(Kind(kind), name, name=item)
+        case ["account", name]:
+            return Parsed(Kind.ACCOUNT, name=name)
+        case ["account", name, principal]:
+            return Parsed(Kind.ACCOUNT, name=f"{name}/{principal}")
         case ["taskdef", name, revision] if _DEFINITION.fullmatch(f"{name}:{revision}"):
             return Parsed(Kind.TASK_DEFINITION, family=name, revision=int(revision))
     return None

@@ -16,16 +16,23 @@ from cluster import keys
 from cluster.codec import Record, RecordInvalid
 from cluster.keys import Kind, Parsed
 from cluster.records import (
+    AccountSetting,
     Alive,
     Capacity,
     Cluster,
     ContainerInstance,
     DesiredStatus,
+    InstanceSettings,
     InstanceStatus,
     LastStatus,
+    QueuedRun,
+    Rollout,
+    Service,
+    ServiceTask,
     Task,
     TaskDefinition,
     TaskStatus,
+    Token,
 )
 from journal.types import Revision
 
@@ -65,6 +72,7 @@ class InstanceView:
     cluster: str
     id: str
     registration: At[ContainerInstance] | None = None
+    settings: At[InstanceSettings] | None = None
     capacity: At[Capacity] | None = None
     alive: At[Alive] | None = None
 
@@ -75,6 +83,13 @@ class InstanceView:
     @property
     def connected(self) -> bool:
         return self.alive is not None
+
+    @property
+    def attributes(self) -> Mapping[str, str]:
+        """Return the attributes by name: the operators' over the agent's. One without a value is ""."""
+        registered = self.registration.record.attributes if self.registration else ()
+        custom = self.settings.record.attributes if self.settings else ()
+        return {attribute.name: attribute.value or "" for attribute in (*registered, *custom)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +121,27 @@ class TaskView:
         return self.last_status is LastStatus.STOPPED
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceView:
+    """All that the journal has of one service, but for its tasks."""
+
+    cluster: str
+    name: str
+    desired: At[Service] | None = None
+    progress: At[Rollout] | None = None
+
+    @property
+    def service(self) -> Service:
+        """Return the service's record. Only for views that ``ClusterState`` hands out: they have one."""
+        assert self.desired is not None, f"service {self.name} has no record"
+        return self.desired.record
+
+    @property
+    def rollout(self) -> Rollout:
+        """Return how far it is; an empty one where nothing was written yet."""
+        return self.progress.record if self.progress else Rollout()
+
+
 @dataclass(slots=True)
 class _Cluster:
     record: At[Cluster] | None = None
@@ -114,6 +150,10 @@ class _Cluster:
     """By (instance, task): one dictionary, because a status may come without its task."""
     by_id: dict[str, tuple[str, str]] = field(default_factory=dict)
     by_instance: dict[str, set[str]] = field(default_factory=dict)
+    services: dict[str, ServiceView] = field(default_factory=dict)
+    service_tasks: dict[str, dict[str, At[ServiceTask]]] = field(default_factory=dict)
+    tokens: dict[bytes, At[Token]] = field(default_factory=dict)
+    queue: dict[str, At[QueuedRun]] = field(default_factory=dict)
 
 
 class ClusterState:
@@ -125,6 +165,7 @@ class ClusterState:
         """Keys whose record breaks its form, with the reason."""
         self._clusters: dict[str, _Cluster] = {}
         self._definitions: dict[str, dict[int, At[TaskDefinition]]] = {}
+        self._accounts: dict[bytes, At[AccountSetting]] = {}
 
     # -- feeding it ---------------------------------------------------------------
 
@@ -133,6 +174,7 @@ class ClusterState:
         self.invalid.clear()
         self._clusters.clear()
         self._definitions.clear()
+        self._accounts.clear()
         for key, value, modified in items:
             self._put(key, value, modified)
         self.revision = revision
@@ -219,16 +261,63 @@ class ClusterState:
         found = self._definitions.get(family, {})
         return [found[revision] for revision in sorted(found)]
 
+    def services(self, cluster: str) -> list[ServiceView]:
+        """Return the services of a cluster, INACTIVE ones too, in the order of names."""
+        found = self._clusters.get(cluster)
+        return (
+            [found.services[n] for n in sorted(found.services) if found.services[n].desired] if found else []
+        )
+
+    def service(self, cluster: str, name: str) -> ServiceView | None:
+        found = self._clusters.get(cluster)
+        view = found.services.get(name) if found else None
+        return view if view and view.desired else None
+
+    def service_tasks(self, cluster: str, name: str) -> list[TaskView]:
+        """Return the tasks in a service's index, in the order of ids: those that count as the service's."""
+        found = self._clusters.get(cluster)
+        index = found.service_tasks.get(name, {}) if found else {}
+        views = (self.task(cluster, task_id) for task_id in sorted(index))
+        return [view for view in views if view is not None]
+
+    def token(self, cluster: str, client_token: str) -> At[Token] | None:
+        """Return what a request's ``clientToken`` stands for."""
+        found = self._clusters.get(cluster)
+        return found.tokens.get(keys.token(cluster, client_token)) if found else None
+
+    def queue(self, cluster: str) -> Mapping[str, At[QueuedRun]]:
+        """Return the runs that wait, by name, in the order of priority and age."""
+        found = self._clusters.get(cluster)
+        return {name: found.queue[name] for name in sorted(found.queue)} if found else {}
+
+    def account_setting(self, name: str, principal_arn: str = "") -> AccountSetting | None:
+        """Return a principal's setting, or everybody's where it has none of its own."""
+        at = self._accounts.get(keys.account_setting(name, principal_arn))
+        at = at or self._accounts.get(keys.account_setting(name))
+        return at.record if at else None
+
+    def account_settings(self) -> list[AccountSetting]:
+        """Return all settings, in the order of names and principals; "" is everybody's."""
+        settings = (at.record for at in self._accounts.values())
+        return sorted(settings, key=lambda setting: (setting.name, setting.principal_arn))
+
     def claimed(self, cluster: str, instance: str) -> Capacity:
         """Return what the tasks of an instance hold: every task that was not reported STOPPED.
 
-        Together with what is left it is always what was registered; tests check that.
+        Together with what is left it is always what was registered (ports: with those that the
+        machine keeps for itself); tests check that.
         """
         views = [view for view in self._task_views(cluster, instance) if not view.stopped]
+        named: dict[str, int] = {}
+        for view in views:
+            for name, number in view.task.resources.items():
+                named[name] = named.get(name, 0) + number
         return Capacity(
             cpu=sum(view.task.cpu for view in views),
             memory=sum(view.task.memory for view in views),
             ports=tuple(sorted(port for view in views for port in view.task.ports)),
+            ports_udp=tuple(sorted(port for view in views for port in view.task.ports_udp)),
+            resources=named,
         )
 
     # -- folding ------------------------------------------------------------------
@@ -260,11 +349,22 @@ class ClusterState:
         if parsed.kind is Kind.TASK_DEFINITION:
             self._put_definition(parsed, record)
             return
+        if parsed.kind is Kind.ACCOUNT:
+            _set(self._accounts, key, record)
+            return
         cluster = self._clusters.setdefault(parsed.cluster, _Cluster())
         if parsed.kind is Kind.CLUSTER:
             cluster.record = record
         elif parsed.kind in (Kind.TASK, Kind.STATUS):
             self._put_task(cluster, parsed, record)
+        elif parsed.kind in (Kind.SERVICE, Kind.ROLLOUT):
+            self._put_service(cluster, parsed, record)
+        elif parsed.kind is Kind.SERVICE_TASK:
+            _set(cluster.service_tasks.setdefault(parsed.service, {}), parsed.task, record)
+        elif parsed.kind is Kind.TOKEN:
+            _set(cluster.tokens, key, record)
+        elif parsed.kind is Kind.QUEUE:
+            _set(cluster.queue, parsed.name, record)
         else:
             self._put_instance(cluster, parsed, record)
 
@@ -283,14 +383,26 @@ class ClusterState:
         match parsed.kind:
             case Kind.INSTANCE:
                 view = replace(view, registration=record)
+            case Kind.SETTINGS:
+                view = replace(view, settings=record)
             case Kind.CAPACITY:
                 view = replace(view, capacity=record)
             case Kind.ALIVE:
                 view = replace(view, alive=record)
-        if view.registration or view.capacity or view.alive:
+        if view.registration or view.settings or view.capacity or view.alive:
             cluster.instances[parsed.instance] = view
         else:
             cluster.instances.pop(parsed.instance, None)
+
+    @staticmethod
+    def _put_service(cluster: _Cluster, parsed: Parsed, record: At[Any] | None) -> None:
+        view = cluster.services.get(parsed.service)
+        if view is None:
+            view = ServiceView(cluster=parsed.cluster, name=parsed.service)
+        view = (
+            replace(view, desired=record) if parsed.kind is Kind.SERVICE else replace(view, progress=record)
+        )
+        _set(cluster.services, parsed.service, view if view.desired or view.progress else None)
 
     @staticmethod
     def _put_task(cluster: _Cluster, parsed: Parsed, record: At[Any] | None) -> None:
@@ -312,6 +424,17 @@ class ClusterState:
             del cluster.by_id[parsed.task]
 
 
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def _set(into: dict[K, V], key: K, value: V | None) -> None:
+    if value is None:
+        into.pop(key, None)
+    else:
+        into[key] = value
+
+
 _RECORDS: Mapping[Kind, type[Record]] = {
     Kind.CLUSTER: Cluster,
     Kind.INSTANCE: ContainerInstance,
@@ -319,5 +442,12 @@ _RECORDS: Mapping[Kind, type[Record]] = {
     Kind.ALIVE: Alive,
     Kind.TASK: Task,
     Kind.STATUS: TaskStatus,
+    Kind.SETTINGS: InstanceSettings,
+    Kind.SERVICE: Service,
+    Kind.ROLLOUT: Rollout,
+    Kind.SERVICE_TASK: ServiceTask,
+    Kind.TOKEN: Token,
+    Kind.QUEUE: QueuedRun,
     Kind.TASK_DEFINITION: TaskDefinition,
+    Kind.ACCOUNT: AccountSetting,
 }

@@ -10,7 +10,15 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import TypeVar
 
-from cluster.records import DesiredStatus, InstanceStatus, LastStatus
+from cluster.records import (
+    ClusterStatus,
+    DefinitionStatus,
+    DesiredStatus,
+    InstanceStatus,
+    LastStatus,
+    RolloutState,
+    ServiceStatus,
+)
 
 S = TypeVar("S", bound=StrEnum)
 
@@ -36,6 +44,37 @@ INSTANCE: Mapping[InstanceStatus | None, frozenset[InstanceStatus]] = {
     InstanceStatus.INACTIVE: frozenset(),
 }
 """A deregistered instance stays so: its agent must register as a new one."""
+
+CLUSTER: Mapping[ClusterStatus | None, frozenset[ClusterStatus]] = {
+    None: frozenset({ClusterStatus.ACTIVE}),
+    ClusterStatus.ACTIVE: frozenset({ClusterStatus.INACTIVE}),
+    ClusterStatus.INACTIVE: frozenset({ClusterStatus.ACTIVE}),
+}
+"""A deleted cluster stays describable as INACTIVE, and may be created again."""
+
+DEFINITION: Mapping[DefinitionStatus | None, frozenset[DefinitionStatus]] = {
+    None: frozenset({DefinitionStatus.ACTIVE}),
+    DefinitionStatus.ACTIVE: frozenset({DefinitionStatus.INACTIVE}),
+    DefinitionStatus.INACTIVE: frozenset({DefinitionStatus.DELETE_IN_PROGRESS}),
+    DefinitionStatus.DELETE_IN_PROGRESS: frozenset(),
+}
+"""A revision is deregistered, then deleted; its number is never used again."""
+
+SERVICE: Mapping[ServiceStatus | None, frozenset[ServiceStatus]] = {
+    None: frozenset({ServiceStatus.ACTIVE}),
+    ServiceStatus.ACTIVE: frozenset({ServiceStatus.DRAINING, ServiceStatus.INACTIVE}),
+    ServiceStatus.DRAINING: frozenset({ServiceStatus.INACTIVE}),
+    ServiceStatus.INACTIVE: frozenset({ServiceStatus.ACTIVE}),
+}
+"""A deleted service drains its tasks and stays describable; one of its name may be created again."""
+
+ROLLOUT: Mapping[RolloutState | None, frozenset[RolloutState]] = {
+    None: frozenset({RolloutState.IN_PROGRESS}),
+    RolloutState.IN_PROGRESS: frozenset({RolloutState.COMPLETED, RolloutState.FAILED}),
+    RolloutState.COMPLETED: frozenset(),
+    RolloutState.FAILED: frozenset(),
+}
+"""A deployment is decided once."""
 
 
 class IllegalTransition(ValueError):

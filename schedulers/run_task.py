@@ -14,7 +14,7 @@ from cluster import offers
 from cluster.feed import ClusterFeed
 from cluster.keys import DEFAULT_CLUSTER
 from cluster.ops import ensure_definition
-from cluster.records import ContainerDefinition, KeyValue, PortMapping, Task, TaskDefinition
+from cluster.records import ContainerDefinition, KeyValue, PortMapping, TaskDefinition, task_of
 from cluster.state import TaskView
 from journal.client import Journal, OffersUnresolved, OfferUnknown
 from journal.errors import JournalError
@@ -218,12 +218,12 @@ async def wait_tasks(
 
 
 def _request(request: RunRequest, count: int) -> Request:
-    definition = request.definition
+    claim = request.definition.claim()
     return Request(
         cluster=request.cluster,
-        cpu=definition.cpu,
-        memory=definition.memory,
-        ports=definition.ports,
+        cpu=claim.cpu,
+        memory=claim.memory,
+        ports=claim.ports,
         count=count,
         strategy=request.strategy,
         attributes=request.attributes,
@@ -232,16 +232,7 @@ def _request(request: RunRequest, count: int) -> Request:
 
 async def _offer(journal: Journal, plan: Plan, request: RunRequest, rng: random.Random, now: float) -> _Round:
     """Offer a plan, each task by itself, and sort the verdicts."""
-    definition = request.definition
-    task = Task(
-        task_definition=definition.name,
-        cpu=definition.cpu,
-        memory=definition.memory,
-        ports=definition.ports,
-        started_by=request.started_by,
-        group=request.group or f"family:{definition.family}",
-        created_at=now,
-    )
+    task = task_of(request.definition, started_by=request.started_by, group=request.group, created_at=now)
     # A task's id is never offered twice: an offer whose verdict is unknown may still place it.
     ids = [f"{rng.getrandbits(TASK_ID_BITS):032x}" for _ in plan.placements]
     batch = [

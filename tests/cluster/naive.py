@@ -120,6 +120,7 @@ def _apply(
             yield NaiveChange(key, values[key])
         case SetAdd(key, name, members):
             record = _map(key, values)
+            record.setdefault(name, [])
             for member in members:
                 if member in record[name]:
                     raise Refused(f"SET {member}")
@@ -129,7 +130,7 @@ def _apply(
         case SetRemove(key, name, members):
             record = _map(key, values)
             for member in members:
-                if member not in record[name]:
+                if member not in record.get(name, []):
                     raise Refused(f"SET {member}")
                 record[name].remove(member)
             values[key] = msgpack.packb(record)

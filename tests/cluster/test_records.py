@@ -77,11 +77,11 @@ def test_names_on_the_journal_are_those_of_ecs() -> None:
         "taskDefinition": "web:1",
         "cpu": 256,
         "memory": 512,
-        "ports": [],
         "desiredStatus": "RUNNING",
         "startedBy": "me",
-        "group": "",
         "createdAt": 0.0,
+        "enableExecuteCommand": False,
+        "enableECSManagedTags": False,
         "stoppingAt": 2.0,
     }
     instance = ContainerInstance(

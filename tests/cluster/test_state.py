@@ -111,6 +111,6 @@ def test_a_status_without_its_task_is_not_a_task() -> None:
 
 def test_keys_of_others_are_passed_over() -> None:
     state = ClusterState()
-    state.apply(commit(1, (b"cluster/c/service/web", b"x"), (b"mine", b"y"), (b"cluster/\xff", b"z")))
+    state.apply(commit(1, (b"cluster/c/others/web", b"x"), (b"mine", b"y"), (b"cluster/\xff", b"z")))
     assert state.invalid == {}
     assert state.revision == 1
