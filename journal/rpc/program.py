@@ -9,16 +9,19 @@ code  meaning
 0     stopped as asked, by SIGTERM or SIGINT
 1     the options, the address or the folder are not right: mend them and try again
 3     the disk failed, or a record is damaged
+-7    (SIGBUS) the disk could not be read where LevelDB maps a table into memory
 ====  =======================================================================
 """
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import logging
 import random
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -140,6 +143,9 @@ def run(options: NodeOptions) -> int:
     except ValueError as error:
         logging.error("%s", error)
         return EXIT_REFUSED
+    if sys.__stderr__ is not None:
+        # A read that the disk fails in memory that LevelDB has mapped is a signal: say at least where.
+        faulthandler.enable(sys.__stderr__, all_threads=False)
     log = logs.get_logger(node=options.node)
     # What gRPC and asyncio have to say goes the way of all logs, in the same form.
     forward = _Forward(log)

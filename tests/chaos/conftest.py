@@ -72,9 +72,10 @@ class ClientProcess:
 class Chaos:
     """A cluster, its clients, and the recording of what they went through."""
 
-    def __init__(self, folder: Path, nodes: int) -> None:
+    def __init__(self, folder: Path, nodes: int, cluster: LocalCluster | None = None) -> None:
+        """``cluster``: one that is planned and was not started yet."""
         self.folder = folder
-        self.cluster = LocalCluster.create(folder / "cluster", nodes=nodes)
+        self.cluster = cluster or LocalCluster.create(folder / "cluster", nodes=nodes)
         self.recorder = Recorder(folder / "chaos.jsonl")
         self.clients: list[ClientProcess] = []
         self.killed_clients: list[ClientProcess] = []
