@@ -359,7 +359,7 @@ async def test_a_quorum_without_the_leaders_disk_commits(autojump_clock: MockClo
     async with running(3) as cluster:
         leader = await cluster.leader()
         number = int(leader.config.node)
-        cluster.storages[number] = leader._storage = disk = SlowDisk()
+        cluster.storages[number] = leader._writer.storage = disk = SlowDisk()
         disk.delay_s = 60.0
         started = trio.current_time()
         await submit(leader, put("a"))
@@ -413,7 +413,7 @@ async def test_a_slow_disk_ends_no_lease(autojump_clock: MockClock) -> None:
         leader = await cluster.leader()
         await submit(leader, grant(7, 1000), bound("mine", 7))
         for node in cluster.nodes.values():
-            node._storage = disk = SlowDisk()
+            node._writer.storage = disk = SlowDisk()
             disk.delay_s = 5.0
         for _ in range(20):
             await trio.sleep(0.5)

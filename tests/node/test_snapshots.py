@@ -411,7 +411,7 @@ async def test_when_the_view_is_gone_it_begins_again(autojump_clock: MockClock) 
         await cluster.start(3)
         await cluster.until(lambda: broken)
         await trio.sleep(SMALL.snapshot_idle_s + 5)
-        assert all(node.snapshots.open == 0 for node in cluster.nodes.values())
+        assert all(node._snapshots.peers_views.open == 0 for node in cluster.nodes.values())
         asks.clear()
         lossy.lose = lambda envelope: False
         await cluster.until(lambda: cluster.nodes[3]._catch_up.fetched, within_s=120)

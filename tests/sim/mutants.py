@@ -164,7 +164,7 @@ def answers_learn_before_it_has_persisted(patch: pytest.MonkeyPatch) -> None:
             self.node._send_entries(list(requests))
 
     def drain(self: Node, now: float) -> None:
-        self._learners = Eager(self)
+        self._writer.learners = Eager(self)
         original(self, now)
 
     original = Node._drain

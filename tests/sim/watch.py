@@ -275,7 +275,10 @@ class Watch:
                         f"node {host.number}: {name} is {size}, over {limit}",
                     )
             for name, size in (
-                ("writes waiting for the disk", len(node._log_writes) + len(node._space_writes)),
+                (
+                    "writes waiting for the disk",
+                    len(node._writer.log_writes) + len(node._writer.space_writes),
+                ),
                 ("folds waiting for the disk", len(node.space.versions._unflushed)),
                 ("slots to fold", len(node._to_fold)),
             ):
