@@ -18,10 +18,9 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Protocol
 
-from structlog.typing import FilteringBoundLogger
-
 from journal.errors import RecordDamaged
 from journal.limits import Limits
+from journal.log_port import Log
 from journal.paxos.effects import Effects
 from journal.paxos.messages import AcceptedValue, Envelope, RepairMessage, Show, Shown
 from journal.repair import LogRepair
@@ -110,7 +109,7 @@ class DiskCare:
         *,
         retry_s: float,
         now: float,
-        log: FilteringBoundLogger,
+        log: Log,
     ) -> None:
         self.failure: RecordDamaged | None = None
         """What this node cannot go on with."""

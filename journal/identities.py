@@ -20,9 +20,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from structlog.typing import FilteringBoundLogger
-
 from journal.errors import Disowned, JournalError, WrongCluster
+from journal.log_port import Log
 from journal.paxos.membership import Membership
 from journal.storage import Storage, Write
 from journal.storage.peers import disowned_write, load_disowned, load_peers, peer_write
@@ -34,7 +33,7 @@ PeerReply = Callable[[NodeId | JournalError], None]
 class Identities:
     """One node's memory of incarnations. Writes nothing itself: the node owns the one writer."""
 
-    def __init__(self, storage: Storage, node: NodeId, incarnation: bytes, log: FilteringBoundLogger) -> None:
+    def __init__(self, storage: Storage, node: NodeId, incarnation: bytes, log: Log) -> None:
         """Raises ``RecordDamaged``."""
         self.incarnation = incarnation
         self.disowned = load_disowned(storage)

@@ -21,10 +21,9 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from structlog.typing import FilteringBoundLogger
-
 from journal.errors import ProtocolViolation, RecordDamaged
 from journal.limits import Limits
+from journal.log_port import Log
 from journal.paxos.messages import Message, SnapshotChunk, SnapshotRefused, Trimmed
 from journal.snapshots.fetch import Check, Fetch, Phase, Transfer, last_staged
 from journal.snapshots.install import clearing, installation
@@ -88,7 +87,7 @@ class CatchUp:
         needed: Slot = NOTHING,
         retry_s: float,
         rng: random.Random,
-        log: FilteringBoundLogger,
+        log: Log,
     ) -> None:
         """``found``: what a restart found (``fetch.read_transfer``); ``resume`` goes on with it.
 
