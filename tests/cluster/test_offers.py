@@ -23,20 +23,25 @@ from cluster.records import (
     DesiredStatus,
     InstanceStatus,
     LastStatus,
+    Resource,
+    Service,
     StopCode,
     Task,
     TaskDefinition,
     TaskStatus,
     resources,
 )
-from cluster.state import ClusterState, TaskView
+from cluster.state import ClusterState, InstanceView, TaskView
 from cluster.transitions import IllegalTransition
-from journal.offers import Adjust, LeaseRevoke, Offer, Put
+from journal.offers import Adjust, Delete, LeaseRevoke, Offer, Put
 from journal.types import Revision
 from tests.cluster.naive import NaiveJournal, Refused
 
 CLUSTER = "default"
-CPU, MEMORY = 4, 8
+CPU, MEMORY, GPU = 4, 8, 2
+SERVICE, WANTED = "web", 3
+ALONE = "alone"
+"""A group of which an instance has one task at most."""
 
 
 class Violation(AssertionError):
@@ -65,8 +70,11 @@ class Anarchy:
             family="f", revision=1, cpu=1, memory=1, container_definitions=(ContainerDefinition(name="c"),)
         )
         self.journal.offer(offers.register_task_definition(definition))
+        self.journal.offer(offers.create_cluster(CLUSTER))
+        service = Service(service_name=SERVICE, task_definition="f:1", desired_count=WANTED)
+        self.journal.offer(offers.create_service(CLUSTER, service, at=self.journal.revision))
         for instance in ("a", "b"):
-            record = ContainerInstance(registered_resources=resources(CPU, MEMORY))
+            record = ContainerInstance(registered_resources=self.some_resources(CPU, MEMORY, GPU))
             self.journal.offer(offers.register_instance(CLUSTER, instance, record))
             self.connect(instance)
         self.look()
@@ -90,16 +98,81 @@ class Anarchy:
         if self.sent:
             self.offer(self.rng.choice(self.sent[-10:]))
 
+    def some_resources(self, cpu: int, memory: int, gpu: int) -> tuple[Resource, ...]:
+        ports = tuple(port for port in (1, 9) if self.rng.random() < 0.5)
+        ports_udp = (9,) if self.rng.random() < 0.5 else ()
+        return resources(cpu, memory, ports=ports, ports_udp=ports_udp, named={"GPU": gpu})
+
+    def some_task_record(self, group: str = "") -> Task:
+        rng = self.rng
+        return Task(
+            task_definition="f:1",
+            cpu=rng.randint(0, 3),
+            memory=rng.randint(0, 5),
+            ports=(rng.randint(1, 3),) if rng.random() < 0.5 else (),
+            ports_udp=(rng.randint(1, 3),) if rng.random() < 0.3 else (),
+            resources={"GPU": rng.randint(0, 2)} if rng.random() < 0.3 else {},
+            group=group,
+        )
+
+    def places(self, state: ClusterState) -> list[InstanceView]:
+        views = state.instances(CLUSTER)
+        return [view for view in views if view.status is InstanceStatus.ACTIVE and view.connected]
+
+    def place_alone(self) -> None:
+        """One of a group on an instance, as far as its author knows."""
+        state = self.some_state()
+        there = {v.instance for v in state.tasks(CLUSTER, group=ALONE) if not v.stopped}
+        views = [view for view in self.places(state) if view.id not in there]
+        if views:
+            self.tasks += 1
+            task = replace(self.some_task_record(ALONE), ports=(), ports_udp=())
+            where = self.rng.choice(views).id
+            self.offer(offers.place(CLUSTER, where, f"t{self.tasks}", task, at=state.revision, alone=True))
+
+    def scale(self) -> None:
+        """As many tasks of the service as are missing, as far as its author knows."""
+        state = self.some_state()
+        missing, views = WANTED - len(state.service_tasks(CLUSTER, SERVICE)), self.places(state)
+        if missing <= 0 or not views:
+            return
+        placings = []
+        for _ in range(self.rng.randint(1, missing)):
+            self.tasks += 1
+            task = replace(self.some_task_record(f"service:{SERVICE}"), started_by="ecs-svc/1")
+            placings.append(offers.Placing(self.rng.choice(views).id, f"t{self.tasks}", task))
+        self.offer(offers.place_for_service(CLUSTER, SERVICE, placings, at=state.revision))
+
+    def abandon(self) -> None:
+        state = self.rng.choice(self.states[-2:])
+        views = [
+            view
+            for view in state.service_tasks(CLUSTER, SERVICE)
+            if (where := state.instance(CLUSTER, view.instance)) and not where.connected
+        ]
+        if views:
+            view = self.rng.choice(views)
+            assert view.desired is not None
+            self.offer(
+                offers.abandon(
+                    CLUSTER,
+                    view.instance,
+                    view.id,
+                    view.task,
+                    view.desired.revision,
+                    code=StopCode.TERMINATION_NOTICE,
+                    reason="",
+                    now=1.0,
+                )
+            )
+
     def place(self) -> None:
         state = self.some_state()
-        views = [v for v in state.instances(CLUSTER) if v.status is InstanceStatus.ACTIVE and v.connected]
+        views = self.places(state)
         if not views:
             return
         self.tasks += 1
-        ports = (self.rng.randint(1, 3),) if self.rng.random() < 0.5 else ()
-        task = Task(
-            task_definition="f:1", cpu=self.rng.randint(0, 3), memory=self.rng.randint(0, 5), ports=ports
-        )
+        task = self.some_task_record()
         view = self.rng.choice(views)
         self.offer(offers.place(CLUSTER, view.id, f"t{self.tasks}", task, at=state.revision))
 
@@ -168,7 +241,9 @@ class Anarchy:
         assert view.registration is not None
         new = replace(
             view.registration.record,
-            registered_resources=resources(self.rng.randint(0, CPU), self.rng.randint(0, MEMORY)),
+            registered_resources=self.some_resources(
+                self.rng.randint(0, CPU), self.rng.randint(0, MEMORY), self.rng.randint(0, GPU)
+            ),
         )
         self.offer(
             offers.change_instance(
@@ -208,11 +283,19 @@ class Anarchy:
         instance = self.rng.choice("ab")
         self.offer(Offer((LeaseRevoke(self.lease_of[instance]),)))
         if self.rng.random() < 0.7:
+            self.look()
+        if self.rng.random() < 0.4:
             self.connect(instance)
+
+    def come_back(self) -> None:
+        lost = [v.id for v in self.journal.state().instances(CLUSTER) if not v.connected]
+        if lost:
+            self.connect(self.rng.choice(lost))
 
     def step(self) -> None:
         moves = [self.place] * 5 + [self.report] * 4 + [self.look] * 4 + [self.stop, self.forget] * 2
-        moves += [self.repeat, self.repeat, self.resize, self.drain, self.lose_lease]
+        moves += [self.scale] * 5 + [self.place_alone] * 2 + [self.abandon] * 6
+        moves += [self.repeat, self.repeat, self.resize, self.drain, self.lose_lease, self.come_back]
         self.rng.choice(moves)()
 
     def check(self) -> None:
@@ -223,12 +306,27 @@ class Anarchy:
             assert view.capacity is not None and view.registration is not None
             left, registered = view.capacity.record, view.registration.record
             claimed = state.claimed(CLUSTER, view.id)
-            if left.cpu < 0 or left.memory < 0:
+            if min(left.cpu, left.memory, *left.resources.values()) < 0:
                 raise Violation("oversubscribed")
-            if left.cpu + claimed.cpu != registered.cpu or left.memory + claimed.memory != registered.memory:
+            if (
+                left.cpu + claimed.cpu != registered.cpu
+                or left.memory + claimed.memory != registered.memory
+                or any(
+                    left.resources.get(name, 0) + claimed.resources.get(name, 0) != number
+                    for name, number in registered.named.items()
+                )
+            ):
                 raise Violation("claims and what is left do not make up what was registered")
-            if tuple(sorted(left.ports)) != claimed.ports or len(set(claimed.ports)) != len(claimed.ports):
-                raise Violation("ports taken are not the ports claimed")
+            for taken, of_tasks, reserved in (
+                (left.ports, claimed.ports, registered.ports),
+                (left.ports_udp, claimed.ports_udp, registered.ports_udp),
+            ):
+                if sorted(taken) != sorted(of_tasks + reserved) or len(set(taken)) != len(taken):
+                    raise Violation("ports taken are not the ports claimed")
+            alone = [v for v in state.tasks(CLUSTER, instance=view.id, group=ALONE) if not v.stopped]
+            if len(alone) > 1:
+                raise Violation("two tasks of a group on an instance that should have one")
+        self.check_service(state)
         for change in commit.changes:
             parsed = keys.parse(change.key)
             if parsed and parsed.kind is keys.Kind.TASK and "place" in commit.label:
@@ -238,6 +336,19 @@ class Anarchy:
                 self.runs.setdefault(parsed.task, set()).add(str(commit.revision))
                 if len(self.runs[parsed.task]) > 1:
                     raise Violation("placed twice")
+
+    @staticmethod
+    def check_service(state: ClusterState) -> None:
+        lines = state.service_tasks(CLUSTER, SERVICE)
+        if len(lines) > WANTED:
+            raise Violation("the service has more tasks than wanted")
+        if any(view.stopped for view in lines):
+            raise Violation("a stopped task counts as the service's")
+        counted = {view.id for view in lines}
+        for view in state.tasks(CLUSTER, group=f"service:{SERVICE}"):
+            given_up = view.task.desired_status is DesiredStatus.STOPPED
+            if not view.stopped and view.id not in counted and not given_up:
+                raise Violation("a task of the service is not counted")
 
 
 def run(seed: int, steps: int = 150, spoil: Callable[[Offer], Offer] = lambda offer: offer) -> Anarchy:
@@ -255,10 +366,12 @@ def test_no_promise_is_ever_broken(seed: int) -> None:
 
 def test_the_worlds_above_are_busy() -> None:
     """Else they would show nothing: offers of every kind are accepted, and refused."""
-    world = [run(seed) for seed in range(10)]
+    world = [run(seed) for seed in range(20)]
     labels = [commit.label for each in world for commit in each.journal.commits]
     for kind in ("place", "RUNNING", "STOPPED", "stop ", "forget", "connect", "change instance", "DRAINING"):
         assert sum(kind in label for label in labels) > 10, kind
+    for kind in ("service web: place", "abandon", "place 2"):
+        assert sum(kind in label for label in labels) > 3, kind
     assert sum(len(each.sent) for each in world) - len(labels) > 100, "refused"
 
 
@@ -290,6 +403,21 @@ def without_placement_expect(offer: Offer) -> Offer:
     return replace(offer, expect=()) if "place" in offer.label else offer
 
 
+def without_ranges(offer: Offer) -> Offer:
+    return replace(offer, ranges=())
+
+
+def without_abandons_expect(offer: Offer) -> Offer:
+    """Tasks given up that may be connected again, under a service that counts them no more."""
+    return replace(offer, mutations=offer.mutations[1:]) if offer.label.startswith("abandon") else offer
+
+
+def without_index(offer: Offer) -> Offer:
+    """Reports that leave the service's line."""
+    left = tuple(m for m in offer.mutations if not isinstance(m, Delete))
+    return replace(offer, mutations=left) if offer.label.startswith("agent") else offer
+
+
 @pytest.mark.parametrize(
     ("spoil", "broken"),
     [
@@ -298,6 +426,9 @@ def without_placement_expect(offer: Offer) -> Offer:
         (without_expect, "do not make up|ports taken|placed twice"),
         (without_placement_expect, "do not make up|ports taken|placed twice"),
         (without_release, "do not make up|ports taken"),
+        (without_ranges, "more tasks than wanted|two tasks of a group"),
+        (without_index, "a stopped task counts"),
+        (without_abandons_expect, "is not counted"),
     ],
 )
 def test_each_rule_is_needed(spoil: Callable[[Offer], Offer], broken: str) -> None:
