@@ -1,42 +1,53 @@
 """``ClusterState``: the cluster as a scheduler sees it, folded from commits. PURE.
 
 The state library: typed and indexed, and it says at which revision it stands. Feed it a
-snapshot with ``load`` and then every commit with ``apply``; ``cluster.feed`` does that from
-a tail. Anyone may write to the journal, so a record that breaks its form is treated as
-absent and kept in ``invalid`` with the reason: one bad record must not stop a scheduler.
+snapshot with ``load`` (or page by page with ``loading``) and then every commit with ``apply``;
+``cluster.feed`` does that from a tail. A reload swaps everything at once: whoever looks sees
+the state before it or after it.
+
+A listing costs what its page holds, a lookup does not grow with the cluster (``cluster.indexes``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
 
 from cluster import keys
-from cluster.codec import Record, RecordInvalid
-from cluster.keys import Kind, Parsed
+from cluster.indexes import Label, Page
 from cluster.records import (
     AccountSetting,
-    Alive,
     Capacity,
     Cluster,
-    ContainerInstance,
+    DefinitionStatus,
     DesiredStatus,
-    InstanceSettings,
     InstanceStatus,
     LastStatus,
     QueuedRun,
-    Rollout,
-    Service,
+    SchedulingStrategy,
+    ServiceStatus,
     ServiceTask,
-    Task,
     TaskDefinition,
-    TaskStatus,
     Token,
 )
+from cluster.tables import ALL, LIVE, ClusterTables, Tables
+from cluster.views import At, Counts, InstanceView, Phase, ServiceView, TaskView
 from journal.types import Revision
 
-R = TypeVar("R", bound=Record)
+__all__ = [
+    "At",
+    "ClusterState",
+    "Counts",
+    "InstanceView",
+    "Loading",
+    "Page",
+    "Phase",
+    "ServiceView",
+    "TaskView",
+]
+
+_NO_TABLES = ClusterTables()
+_NO_COUNTS = Counts()
 
 
 class ChangeLike(Protocol):
@@ -57,103 +68,22 @@ class CommitLike(Protocol):
     def changes(self) -> Iterable[ChangeLike]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class At(Generic[R]):
-    """A record, and the revision that wrote it."""
+class Loading:
+    """A state that is being read in pages. Nothing is seen of it before ``finish``."""
 
-    record: R
-    revision: Revision
+    def __init__(self, state: ClusterState) -> None:
+        self._state = state
+        self._tables = Tables()
 
+    def put(self, items: Iterable[tuple[bytes, bytes, Revision]]) -> None:
+        """Take in (key, value, modification revision)."""
+        for key, value, modified in items:
+            self._tables.put(key, value, modified)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InstanceView:
-    """All that the journal has of one container instance."""
-
-    cluster: str
-    id: str
-    registration: At[ContainerInstance] | None = None
-    settings: At[InstanceSettings] | None = None
-    capacity: At[Capacity] | None = None
-    alive: At[Alive] | None = None
-
-    @property
-    def status(self) -> InstanceStatus | None:
-        return self.registration.record.status if self.registration else None
-
-    @property
-    def connected(self) -> bool:
-        return self.alive is not None
-
-    @property
-    def attributes(self) -> Mapping[str, str]:
-        """Return the attributes by name: the operators' over the agent's. One without a value is ""."""
-        registered = self.registration.record.attributes if self.registration else ()
-        custom = self.settings.record.attributes if self.settings else ()
-        return {attribute.name: attribute.value or "" for attribute in (*registered, *custom)}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskView:
-    """All that the journal has of one task."""
-
-    cluster: str
-    instance: str
-    id: str
-    desired: At[Task] | None = None
-    observed: At[TaskStatus] | None = None
-
-    @property
-    def task(self) -> Task:
-        """Return the desired record. Only for views that ``ClusterState`` hands out: they have one."""
-        assert self.desired is not None, f"task {self.id} has a status and no record"
-        return self.desired.record
-
-    @property
-    def status(self) -> TaskStatus | None:
-        return self.observed.record if self.observed else None
-
-    @property
-    def last_status(self) -> LastStatus:
-        return self.observed.record.last_status if self.observed else LastStatus.PENDING
-
-    @property
-    def stopped(self) -> bool:
-        return self.last_status is LastStatus.STOPPED
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceView:
-    """All that the journal has of one service, but for its tasks."""
-
-    cluster: str
-    name: str
-    desired: At[Service] | None = None
-    progress: At[Rollout] | None = None
-
-    @property
-    def service(self) -> Service:
-        """Return the service's record. Only for views that ``ClusterState`` hands out: they have one."""
-        assert self.desired is not None, f"service {self.name} has no record"
-        return self.desired.record
-
-    @property
-    def rollout(self) -> Rollout:
-        """Return how far it is; an empty one where nothing was written yet."""
-        return self.progress.record if self.progress else Rollout()
-
-
-@dataclass(slots=True)
-class _Cluster:
-    record: At[Cluster] | None = None
-    instances: dict[str, InstanceView] = field(default_factory=dict)
-    tasks: dict[tuple[str, str], TaskView] = field(default_factory=dict)
-    """By (instance, task): one dictionary, because a status may come without its task."""
-    by_id: dict[str, tuple[str, str]] = field(default_factory=dict)
-    by_instance: dict[str, set[str]] = field(default_factory=dict)
-    services: dict[str, ServiceView] = field(default_factory=dict)
-    service_tasks: dict[str, dict[str, At[ServiceTask]]] = field(default_factory=dict)
-    tokens: dict[bytes, At[Token]] = field(default_factory=dict)
-    queue: dict[str, At[QueuedRun]] = field(default_factory=dict)
+    def finish(self, revision: Revision) -> None:
+        """Let everybody see it, at ``revision``."""
+        self._state._tables = self._tables
+        self._state.revision = revision
 
 
 class ClusterState:
@@ -161,145 +91,115 @@ class ClusterState:
 
     def __init__(self) -> None:
         self.revision = Revision(0)
-        self.invalid: dict[bytes, str] = {}
-        """Keys whose record breaks its form, with the reason."""
-        self._clusters: dict[str, _Cluster] = {}
-        self._definitions: dict[str, dict[int, At[TaskDefinition]]] = {}
-        self._accounts: dict[bytes, At[AccountSetting]] = {}
+        self._tables = Tables()
 
     # -- feeding it ---------------------------------------------------------------
 
+    def loading(self) -> Loading:
+        """Begin to forget everything and start anew."""
+        return Loading(self)
+
     def load(self, items: Iterable[tuple[bytes, bytes, Revision]], revision: Revision) -> None:
         """Forget everything and start from (key, value, modification revision) at ``revision``."""
-        self.invalid.clear()
-        self._clusters.clear()
-        self._definitions.clear()
-        self._accounts.clear()
-        for key, value, modified in items:
-            self._put(key, value, modified)
-        self.revision = revision
+        loading = self.loading()
+        loading.put(items)
+        loading.finish(revision)
 
     def apply(self, commit: CommitLike) -> None:
         """Fold one commit. Raises ``ValueError`` if it is not after the state's revision."""
         if commit.revision <= self.revision:
             raise ValueError(f"commit {commit.revision} comes after revision {self.revision} was folded")
         for change in commit.changes:
-            self._put(change.key, change.value, commit.revision)
+            self._tables.put(change.key, change.value, commit.revision)
         self.revision = commit.revision
 
     def advance(self, revision: Revision) -> None:
         """Nothing of the cluster changed up to ``revision``."""
         self.revision = max(self.revision, revision)
 
-    # -- looking at it ------------------------------------------------------------
+    @property
+    def invalid(self) -> Mapping[bytes, str]:
+        """Return the keys whose record breaks its form (and counts as absent), with the reason."""
+        return self._tables.invalid
+
+    def _of(self, cluster: str) -> ClusterTables:
+        found: ClusterTables = self._tables.clusters.get(cluster, _NO_TABLES)
+        return found
+
+    # -- clusters -----------------------------------------------------------------
 
     @property
     def clusters(self) -> Mapping[str, Cluster]:
-        """Return the clusters that exist, by name, in order."""
-        return {
-            name: found.record.record
-            for name, found in sorted(self._clusters.items())
-            if found.record is not None
-        }
+        """Return the clusters that have a record, INACTIVE ones too, by name, in order."""
+        return {name: of.record.record for name, of in self._tables.clusters.items() if of.record is not None}
 
-    def instances(self, cluster: str) -> list[InstanceView]:
-        """Return every registered instance of a cluster, in the order of ids."""
-        found = self._clusters.get(cluster)
-        if found is None:
-            return []
-        return [found.instances[i] for i in sorted(found.instances) if found.instances[i].registration]
+    def cluster(self, name: str) -> At[Cluster] | None:
+        return self._of(name).record
 
-    def instance(self, cluster: str, instance: str) -> InstanceView | None:
-        found = self._clusters.get(cluster)
-        view = found.instances.get(instance) if found else None
-        return view if view and view.registration else None
-
-    def tasks(
+    def counts(
         self,
         cluster: str,
         *,
         instance: str | None = None,
         group: str | None = None,
         started_by: str | None = None,
-        desired: DesiredStatus | None = None,
-        last: LastStatus | None = None,
-    ) -> list[TaskView]:
-        """Return the tasks of a cluster that fit, oldest first."""
-        views = [
-            view
-            for view in self._task_views(cluster, instance)
-            if (group is None or view.task.group == group)
-            and (started_by is None or view.task.started_by == started_by)
-            and (desired is None or view.task.desired_status is desired)
-            and (last is None or view.last_status is last)
-        ]
-        return sorted(views, key=lambda view: (view.task.created_at, view.id))
+    ) -> Counts:
+        """Return how many tasks run, are pending and are stopping: of all, or of one of these.
 
-    def task(self, cluster: str, task_id: str) -> TaskView | None:
-        found = self._clusters.get(cluster)
-        where = found.by_id.get(task_id) if found else None
-        view = found.tasks.get(where) if found and where else None
-        return view if view and view.desired else None
+        What is returned goes with the state: copy what is to stay.
+        """
+        given = (("instance", instance), ("group", group), ("startedBy", started_by))
+        labels: list[Label] = [(name, value) for name, value in given if value is not None]
+        if len(labels) > 1:
+            raise ValueError("counts are kept by instance, by group or by startedBy, not by two of them")
+        return self._of(cluster).counts.get(labels[0] if labels else ALL, _NO_COUNTS)
 
-    def tasks_with_prefix(self, cluster: str, prefix: str) -> list[TaskView]:
-        """Return the tasks whose id starts with ``prefix``, as people abbreviate ids; the exact one alone."""
-        exact = self.task(cluster, prefix)
-        if exact:
-            return [exact]
-        return [view for view in self.tasks(cluster) if view.id.startswith(prefix)]
+    def instance_count(self, cluster: str, status: InstanceStatus | None = None) -> int:
+        """Return how many instances are registered (of one status; None: all but INACTIVE ones)."""
+        return self._of(cluster).instance_index.count(("status", status) if status else LIVE)
 
-    def definition(self, name: str) -> At[TaskDefinition] | None:
-        """Return ``family:revision``, or the latest ACTIVE revision of a bare ``family``."""
-        if ":" in name:
-            family, revision = keys.split_definition(name)
-            return self._definitions.get(family, {}).get(revision)
-        revisions = [at for at in self.family(name) if at.record.status == "ACTIVE"]
-        return revisions[-1] if revisions else None
+    def service_count(self, cluster: str, status: ServiceStatus = ServiceStatus.ACTIVE) -> int:
+        return self._of(cluster).service_index.count(("status", status))
 
-    def family(self, family: str) -> list[At[TaskDefinition]]:
-        """Return all revisions of a family, in order."""
-        found = self._definitions.get(family, {})
-        return [found[revision] for revision in sorted(found)]
+    # -- container instances --------------------------------------------------------
 
-    def services(self, cluster: str) -> list[ServiceView]:
-        """Return the services of a cluster, INACTIVE ones too, in the order of names."""
-        found = self._clusters.get(cluster)
-        return (
-            [found.services[n] for n in sorted(found.services) if found.services[n].desired] if found else []
-        )
+    def instances(self, cluster: str) -> list[InstanceView]:
+        """Return every registered instance of a cluster, in the order of ids."""
+        of = self._of(cluster)
+        return [of.instances[member] for member in of.instance_index.of(ALL)]
 
-    def service(self, cluster: str, name: str) -> ServiceView | None:
-        found = self._clusters.get(cluster)
-        view = found.services.get(name) if found else None
-        return view if view and view.desired else None
+    def instance(self, cluster: str, instance: str) -> InstanceView | None:
+        view = self._of(cluster).instances.get(instance)
+        return view if view and view.registration else None
 
-    def service_tasks(self, cluster: str, name: str) -> list[TaskView]:
-        """Return the tasks in a service's index, in the order of ids: those that count as the service's."""
-        found = self._clusters.get(cluster)
-        index = found.service_tasks.get(name, {}) if found else {}
-        views = (self.task(cluster, task_id) for task_id in sorted(index))
-        return [view for view in views if view is not None]
+    def list_instances(
+        self,
+        cluster: str,
+        *,
+        status: InstanceStatus | None = None,
+        keep: Callable[[InstanceView], bool] | None = None,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> Page[InstanceView]:
+        """Return a page of instances, in the order of ids; ``status`` None: all but INACTIVE ones."""
+        of = self._of(cluster)
 
-    def token(self, cluster: str, client_token: str) -> At[Token] | None:
-        """Return what a request's ``clientToken`` stands for."""
-        found = self._clusters.get(cluster)
-        return found.tokens.get(keys.token(cluster, client_token)) if found else None
+        def make(member: str) -> InstanceView | None:
+            view = of.instances[member]
+            return view if keep is None or keep(view) else None
 
-    def queue(self, cluster: str) -> Mapping[str, At[QueuedRun]]:
-        """Return the runs that wait, by name, in the order of priority and age."""
-        found = self._clusters.get(cluster)
-        return {name: found.queue[name] for name in sorted(found.queue)} if found else {}
+        labels: list[Label] = [("status", status) if status else LIVE]
+        return of.instance_index.page(labels, after, limit, make)
 
-    def account_setting(self, name: str, principal_arn: str = "") -> AccountSetting | None:
-        """Return a principal's setting, or everybody's where it has none of its own."""
-        at = self._accounts.get(keys.account_setting(name, principal_arn))
-        at = at or self._accounts.get(keys.account_setting(name))
-        return at.record if at else None
+    def instances_with(self, cluster: str, attribute: str, value: str | None = None) -> list[InstanceView]:
+        """Return the instances that have an attribute (of that value; None: any), in the order of ids."""
+        label: Label = ("attribute", attribute) if value is None else ("attribute", attribute, value)
+        of = self._of(cluster)
+        return [of.instances[member] for member in of.instance_index.of(label)]
 
-    def account_settings(self) -> list[AccountSetting]:
-        """Return all settings, in the order of names and principals; "" is everybody's."""
-        settings = (at.record for at in self._accounts.values())
-        return sorted(settings, key=lambda setting: (setting.name, setting.principal_arn))
+    def groups_on(self, cluster: str, instance: str) -> Mapping[str, int]:
+        """Return how many tasks of each group are on an instance that have not stopped."""
+        return self._of(cluster).groups.get(instance, {})
 
     def claimed(self, cluster: str, instance: str) -> Capacity:
         """Return what the tasks of an instance hold: every task that was not reported STOPPED.
@@ -307,147 +207,221 @@ class ClusterState:
         Together with what is left it is always what was registered (ports: with those that the
         machine keeps for itself); tests check that.
         """
-        views = [view for view in self._task_views(cluster, instance) if not view.stopped]
+        claims = [view.task.claim for view in self.tasks(cluster, instance=instance) if not view.stopped]
         named: dict[str, int] = {}
-        for view in views:
-            for name, number in view.task.resources.items():
+        for claim in claims:
+            for name, number in claim.resources.items():
                 named[name] = named.get(name, 0) + number
         return Capacity(
-            cpu=sum(view.task.cpu for view in views),
-            memory=sum(view.task.memory for view in views),
-            ports=tuple(sorted(port for view in views for port in view.task.ports)),
-            ports_udp=tuple(sorted(port for view in views for port in view.task.ports_udp)),
+            cpu=sum(claim.cpu for claim in claims),
+            memory=sum(claim.memory for claim in claims),
+            ports=tuple(sorted(port for claim in claims for port in claim.ports)),
+            ports_udp=tuple(sorted(port for claim in claims for port in claim.ports_udp)),
             resources=named,
         )
 
-    # -- folding ------------------------------------------------------------------
+    # -- tasks ----------------------------------------------------------------------
 
-    def _task_views(self, cluster: str, instance: str | None) -> Iterator[TaskView]:
-        found = self._clusters.get(cluster)
-        if found is None:
-            return
-        if instance is None:
-            wanted: Iterable[tuple[str, str]] = found.tasks
-        else:
-            wanted = ((instance, task) for task in found.by_instance.get(instance, ()))
-        for where in wanted:
-            view = found.tasks[where]
-            if view.desired is not None:
-                yield view
+    def tasks(
+        self,
+        cluster: str,
+        *,
+        instance: str | None = None,
+        family: str | None = None,
+        group: str | None = None,
+        started_by: str | None = None,
+        desired: DesiredStatus | None = None,
+        last: LastStatus | None = None,
+    ) -> list[TaskView]:
+        """Return the tasks of a cluster that fit, oldest first."""
+        of = self._of(cluster)
+        labels = _task_labels(instance, family, group, started_by, desired, last, None)
+        views = [of.tasks[member] for member in of.task_index.walk(labels)]
+        return sorted(views, key=lambda view: (view.task.created_at, view.id))
 
-    def _put(self, key: bytes, value: bytes | None, revision: Revision) -> None:
-        parsed = keys.parse(key)
-        if parsed is None:
-            return
-        self.invalid.pop(key, None)
-        record: At[Any] | None = None
-        if value is not None:
-            try:
-                record = At(_RECORDS[parsed.kind].unpack(value), revision)
-            except RecordInvalid as error:
-                self.invalid[key] = str(error)
-        if parsed.kind is Kind.TASK_DEFINITION:
-            self._put_definition(parsed, record)
-            return
-        if parsed.kind is Kind.ACCOUNT:
-            _set(self._accounts, key, record)
-            return
-        cluster = self._clusters.setdefault(parsed.cluster, _Cluster())
-        if parsed.kind is Kind.CLUSTER:
-            cluster.record = record
-        elif parsed.kind in (Kind.TASK, Kind.STATUS):
-            self._put_task(cluster, parsed, record)
-        elif parsed.kind in (Kind.SERVICE, Kind.ROLLOUT):
-            self._put_service(cluster, parsed, record)
-        elif parsed.kind is Kind.SERVICE_TASK:
-            _set(cluster.service_tasks.setdefault(parsed.service, {}), parsed.task, record)
-        elif parsed.kind is Kind.TOKEN:
-            _set(cluster.tokens, key, record)
-        elif parsed.kind is Kind.QUEUE:
-            _set(cluster.queue, parsed.name, record)
-        else:
-            self._put_instance(cluster, parsed, record)
+    def list_tasks(
+        self,
+        cluster: str,
+        *,
+        instance: str | None = None,
+        family: str | None = None,
+        service: str | None = None,
+        started_by: str | None = None,
+        desired: DesiredStatus | None = None,
+        last: LastStatus | None = None,
+        launch_type: str | None = None,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> Page[TaskView]:
+        """Return a page of the tasks that fit, in the order of ids."""
+        of = self._of(cluster)
+        group = None if service is None else f"service:{service}"
+        labels = _task_labels(instance, family, group, started_by, desired, last, launch_type)
+        # Nothing is between an id and itself with the highest instance's name.
+        place = None if after is None else (after, "\U0010ffff")
+        return of.task_index.page(labels, place, limit, of.tasks.__getitem__)
 
-    def _put_definition(self, parsed: Parsed, record: At[TaskDefinition] | None) -> None:
-        revisions = self._definitions.setdefault(parsed.family, {})
-        if record is None:
-            revisions.pop(parsed.revision, None)
-        else:
-            revisions[parsed.revision] = record
+    def task(self, cluster: str, task_id: str) -> TaskView | None:
+        of = self._of(cluster)
+        where = of.where.get(task_id)
+        return of.tasks[where] if where else None
 
-    @staticmethod
-    def _put_instance(cluster: _Cluster, parsed: Parsed, record: At[Any] | None) -> None:
-        view = cluster.instances.get(parsed.instance)
-        if view is None:
-            view = InstanceView(cluster=parsed.cluster, id=parsed.instance)
-        match parsed.kind:
-            case Kind.INSTANCE:
-                view = replace(view, registration=record)
-            case Kind.SETTINGS:
-                view = replace(view, settings=record)
-            case Kind.CAPACITY:
-                view = replace(view, capacity=record)
-            case Kind.ALIVE:
-                view = replace(view, alive=record)
-        if view.registration or view.settings or view.capacity or view.alive:
-            cluster.instances[parsed.instance] = view
-        else:
-            cluster.instances.pop(parsed.instance, None)
+    def tasks_with_prefix(self, cluster: str, prefix: str) -> list[TaskView]:
+        """Return the tasks whose id starts with ``prefix``, as people abbreviate ids; the exact one alone.
 
-    @staticmethod
-    def _put_service(cluster: _Cluster, parsed: Parsed, record: At[Any] | None) -> None:
-        view = cluster.services.get(parsed.service)
-        if view is None:
-            view = ServiceView(cluster=parsed.cluster, name=parsed.service)
-        view = (
-            replace(view, desired=record) if parsed.kind is Kind.SERVICE else replace(view, progress=record)
+        Oldest first.
+        """
+        exact = self.task(cluster, prefix)
+        if exact:
+            return [exact]
+        of = self._of(cluster)
+        views: list[TaskView] = []
+        for member in of.task_index.walk([ALL], start=(prefix, "")):
+            if not member[0].startswith(prefix):
+                break
+            views.append(of.tasks[member])
+        return sorted(views, key=lambda view: (view.task.created_at, view.id))
+
+    # -- task definitions -----------------------------------------------------------
+
+    def definition(self, name: str) -> At[TaskDefinition] | None:
+        """Return ``family:revision``, or the latest ACTIVE revision of a bare ``family``."""
+        if ":" in name:
+            family, revision = keys.split_definition(name)
+            found: At[TaskDefinition] | None = self._tables.families.get(family, {}).get(revision)
+            return found
+        labels: list[Label] = [("family", name, DefinitionStatus.ACTIVE)]
+        latest = next(self._tables.definition_index.walk(labels, descending=True), None)
+        return self._tables.families[name][latest[1]] if latest else None
+
+    def family(self, family: str) -> list[At[TaskDefinition]]:
+        """Return all revisions of a family, in order."""
+        return list(self._tables.families.get(family, {}).values())
+
+    def list_definitions(
+        self,
+        *,
+        family: str | None = None,
+        status: DefinitionStatus | None = DefinitionStatus.ACTIVE,
+        after: tuple[str, int] | None = None,
+        limit: int = 100,
+        descending: bool = False,
+    ) -> Page[At[TaskDefinition]]:
+        """Return a page of revisions, by family and number; ``after`` is (family, revision)."""
+        label: Label = (("family", family) if family is not None else ()) + ((str(status),) if status else ())
+        if family is None:
+            label = ("status", *label) if status else ALL
+        return self._tables.definition_index.page(
+            [label], after, limit, lambda one: self._tables.families[one[0]][one[1]], descending=descending
         )
-        _set(cluster.services, parsed.service, view if view.desired or view.progress else None)
 
-    @staticmethod
-    def _put_task(cluster: _Cluster, parsed: Parsed, record: At[Any] | None) -> None:
-        where = (parsed.instance, parsed.task)
-        view = cluster.tasks.get(where)
-        if view is None:
-            view = TaskView(cluster=parsed.cluster, instance=parsed.instance, id=parsed.task)
-        observed = parsed.kind is Kind.STATUS
-        view = replace(view, observed=record) if observed else replace(view, desired=record)
-        if view.desired or view.observed:
-            cluster.tasks[where] = view
-            cluster.by_instance.setdefault(parsed.instance, set()).add(parsed.task)
-        else:
-            cluster.tasks.pop(where, None)
-            cluster.by_instance.get(parsed.instance, set()).discard(parsed.task)
-        if view.desired:
-            cluster.by_id[parsed.task] = where
-        elif cluster.by_id.get(parsed.task) == where:
-            del cluster.by_id[parsed.task]
+    def list_families(
+        self,
+        *,
+        prefix: str = "",
+        status: DefinitionStatus | None = DefinitionStatus.ACTIVE,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> Page[str]:
+        """Return a page of families that begin with ``prefix`` and have a revision of that status."""
+        labels: list[Label] = [("status", status) if status else ALL]
+        names: list[str] = []
+        for name in self._tables.family_index.walk(labels, after, start=prefix):
+            if not name.startswith(prefix):
+                break
+            if len(names) == limit:
+                return Page(tuple(names), more=True)
+            names.append(name)
+        return Page(tuple(names), more=False)
+
+    # -- services -------------------------------------------------------------------
+
+    def services(self, cluster: str) -> list[ServiceView]:
+        """Return the services of a cluster, INACTIVE ones too, in the order of names."""
+        of = self._of(cluster)
+        return [of.services[member] for member in of.service_index.of(ALL)]
+
+    def service(self, cluster: str, name: str) -> ServiceView | None:
+        view = self._of(cluster).services.get(name)
+        return view if view and view.desired else None
+
+    def list_services(
+        self,
+        cluster: str,
+        *,
+        strategy: SchedulingStrategy | None = None,
+        launch_type: str | None = None,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> Page[ServiceView]:
+        """Return a page of the services that are not INACTIVE, in the order of names."""
+        of = self._of(cluster)
+        labels = [LIVE, *_given(strategy=strategy, launchType=launch_type)]
+        return of.service_index.page(labels, after, limit, of.services.__getitem__)
+
+    def services_of_definition(self, cluster: str, name: str) -> list[ServiceView]:
+        """Return the ACTIVE services that have a deployment of a definition (``family:revision``)."""
+        of = self._of(cluster)
+        return [of.services[member] for member in of.service_index.of(("definition", name))]
+
+    def service_tasks(self, cluster: str, name: str) -> list[TaskView]:
+        """Return the tasks in a service's index, in the order of ids: those that count as the service's."""
+        views = (self.task(cluster, task_id) for task_id in self.service_index(cluster, name))
+        return [view for view in views if view is not None]
+
+    def service_index(self, cluster: str, name: str) -> Mapping[str, At[ServiceTask]]:
+        """Return the lines of a service's index, by task."""
+        lines: Mapping[str, At[ServiceTask]] = self._of(cluster).service_tasks.get(name, {})
+        return lines
+
+    # -- the rest ---------------------------------------------------------------------
+
+    def token(self, cluster: str, client_token: str) -> At[Token] | None:
+        """Return what a request's ``clientToken`` stands for."""
+        return self._of(cluster).tokens.get(keys.token(cluster, client_token))
+
+    def tokens(self, cluster: str) -> Mapping[bytes, At[Token]]:
+        """Return all tokens' records by key, for whoever forgets the old ones."""
+        return self._of(cluster).tokens
+
+    def queue(self, cluster: str) -> Mapping[str, At[QueuedRun]]:
+        """Return the runs that wait, by name, in the order of priority and age."""
+        waiting: Mapping[str, At[QueuedRun]] = self._of(cluster).queue
+        return waiting
+
+    def account_setting(self, name: str, principal_arn: str = "") -> AccountSetting | None:
+        """Return a principal's setting, or everybody's where it has none of its own."""
+        accounts = self._tables.accounts
+        at = accounts.get(keys.account_setting(name, principal_arn)) or accounts.get(
+            keys.account_setting(name)
+        )
+        return at.record if at else None
+
+    def account_settings(self) -> list[AccountSetting]:
+        """Return all settings, in the order of names and principals; "" is everybody's."""
+        settings = (at.record for at in self._tables.accounts.values())
+        return sorted(settings, key=lambda setting: (setting.name, setting.principal_arn))
 
 
-K = TypeVar("K")
-V = TypeVar("V")
+def _task_labels(
+    instance: str | None,
+    family: str | None,
+    group: str | None,
+    started_by: str | None,
+    desired: DesiredStatus | None,
+    last: LastStatus | None,
+    launch_type: str | None,
+) -> list[Label]:
+    return _given(
+        instance=instance,
+        family=family,
+        group=group,
+        startedBy=started_by,
+        desired=desired,
+        last=last,
+        launchType=launch_type,
+    ) or [ALL]
 
 
-def _set(into: dict[K, V], key: K, value: V | None) -> None:
-    if value is None:
-        into.pop(key, None)
-    else:
-        into[key] = value
-
-
-_RECORDS: Mapping[Kind, type[Record]] = {
-    Kind.CLUSTER: Cluster,
-    Kind.INSTANCE: ContainerInstance,
-    Kind.CAPACITY: Capacity,
-    Kind.ALIVE: Alive,
-    Kind.TASK: Task,
-    Kind.STATUS: TaskStatus,
-    Kind.SETTINGS: InstanceSettings,
-    Kind.SERVICE: Service,
-    Kind.ROLLOUT: Rollout,
-    Kind.SERVICE_TASK: ServiceTask,
-    Kind.TOKEN: Token,
-    Kind.QUEUE: QueuedRun,
-    Kind.TASK_DEFINITION: TaskDefinition,
-    Kind.ACCOUNT: AccountSetting,
-}
+def _given(**labels: str | None) -> list[Label]:
+    return [(name, value) for name, value in labels.items() if value is not None]
