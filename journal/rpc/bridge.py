@@ -190,6 +190,10 @@ async def _host(
         _here.side = _here.token = None
 
 
+_TICKS_MORE_MAX = 7
+"""Further rounds of trio's scheduler in a row, before asyncio's handlers have their turn."""
+
+
 class _InlineGuest:
     """Drives a trio guest run from asyncio's own selector: no thread between the two.
 
@@ -232,6 +236,10 @@ class _InlineGuest:
         library, sniffio.thread_local.name = sniffio.thread_local.name, "trio"
         try:
             timeout = state.unrolled_run_next_send.send(state.unrolled_run_gen)
+            for _ in range(_TICKS_MORE_MAX):
+                if timeout > 0:
+                    break
+                timeout = state.unrolled_run_gen.send([])
         except StopIteration:
             self._end(runner.main_task_outcome)
             return
@@ -240,27 +248,35 @@ class _InlineGuest:
             return
         finally:
             sniffio.thread_local.name = library
-        events = outcome.capture(self._io.get_events, 0)
-        if timeout <= 0 or isinstance(events, outcome.Error) or events.value:
-            state.unrolled_run_next_send = events
+        if timeout <= 0:
+            state.unrolled_run_next_send = outcome.capture(self._io.get_events, 0)
             runner.guest_tick_scheduled = True
             self._loop.call_soon(self.tick)
             return
+        # What trio's descriptors bring from here on, asyncio's selector sees.
         runner.guest_tick_scheduled = False
         self._waiting = True
-        self._timer = self._loop.call_later(min(timeout, 86_400.0), self._wake)
+        at = self._loop.time() + min(timeout, 86_400.0)
+        if self._timer is None or self._timer.when() > at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(at, self._time)
+
+    def _time(self) -> None:
+        """A deadline has come, or one had that was moved meanwhile: then trio finds nothing to do."""
+        self._timer = None
+        self._wake()
 
     def _wake(self) -> None:
         if not self._waiting:  # a tick is on its way; the descriptor stays readable until then
             return
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         self._state.unrolled_run_next_send = outcome.capture(self._io.get_events, 0)
         self._runner.guest_tick_scheduled = True
         self.tick()
 
     def _end(self, result: outcome.Outcome[Any]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         self._loop.remove_reader(self._fd)
         self._state.done_callback(result)
 

@@ -8,7 +8,6 @@ the peer's loop included. Nothing but what people are shown depends on it.
 
 from __future__ import annotations
 
-import asyncio
 import time
 
 from journal.counters import LATENCY_BOUNDS_S, Histogram
@@ -75,17 +74,3 @@ class Pulse:
         if self._pong is not None:
             parcel.pong = self._pong
             self._pong = None
-
-
-async def woken(wake: asyncio.Future[None], within_s: float) -> None:
-    """Wait for ``wake``, so long at most."""
-    timer = asyncio.get_running_loop().call_later(within_s, _set, wake)
-    try:
-        await wake
-    finally:
-        timer.cancel()
-
-
-def _set(wake: asyncio.Future[None]) -> None:
-    if not wake.done():
-        wake.set_result(None)
