@@ -91,6 +91,36 @@ async def test_both_directions_at_once() -> None:
 
 
 @guest
+async def test_news_that_nobody_waits_for_rides_with_the_next_message(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parcels: list[int] = []
+    deliver_parcel = GrpcTransport._deliver_parcel
+
+    def count(self: GrpcTransport, sender: NodeId, parcel: px.Parcel) -> None:
+        if parcel.envelopes:
+            parcels.append(len(parcel.envelopes))
+        deliver_parcel(self, sender, parcel)
+
+    monkeypatch.setattr(GrpcTransport, "_deliver_parcel", count)
+    monkeypatch.setattr(peers, "_NEWS_DELAY_S", 60.0)
+    news, probe = Heartbeat(BALLOT, Slot(1), 0), Heartbeat(BALLOT, Slot(1), 7)
+    async with peer(1) as one, peer(2) as two:
+        one.transport.set_peers({NodeId(2): two.endpoint})
+        await until(lambda: one.log.named("peer.connected"))
+        send(one.transport, 2, news)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert not two.got
+        send(one.transport, 2, probe)
+        await until(lambda: two.got)
+        assert [envelope.message for envelope in two.got] == [news, probe]
+        monkeypatch.setattr(peers, "_NEWS_DELAY_S", 0.001)
+        send(one.transport, 2, news)  # alone, and still not lost
+        await until(lambda: len(two.got) == 3)
+    assert parcels == [2, 1]
+
+
+@guest
 async def test_large_messages_travel_in_parts() -> None:
     """A Promise for a full window is far above what one gRPC message may be."""
     async with peer(1, queue=64 << 20) as one, peer(2, queue=64 << 20) as two:
