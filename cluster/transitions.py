@@ -71,10 +71,10 @@ SERVICE: Mapping[ServiceStatus | None, frozenset[ServiceStatus]] = {
 ROLLOUT: Mapping[RolloutState | None, frozenset[RolloutState]] = {
     None: frozenset({RolloutState.IN_PROGRESS}),
     RolloutState.IN_PROGRESS: frozenset({RolloutState.COMPLETED, RolloutState.FAILED}),
-    RolloutState.COMPLETED: frozenset(),
+    RolloutState.COMPLETED: frozenset({RolloutState.IN_PROGRESS}),
     RolloutState.FAILED: frozenset(),
 }
-"""A deployment is decided once."""
+"""A deployment is decided once; a completed one is rolled out again where a later one is rolled back."""
 
 
 class IllegalTransition(ValueError):

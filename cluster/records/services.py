@@ -69,7 +69,7 @@ class Deployment(Record):
     updated_at: float = 0.0
     launch_type: str = ""
     rolls_back: str = ""
-    """The deployment whose failure made this one."""
+    """The deployment whose failure made this one PRIMARY again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +171,9 @@ class Rollout(Record):
     """The newest first, at most ``EVENTS_MAX``."""
     steady: bool = False
     """Whether the newest state that was announced is the steady one."""
+    counted_to: int = 0
+    """Tasks whose end was reported up to this revision are counted where they failed: each once,
+    whichever copy of the scheduler counts, and however long none ran."""
 
     def deployment(self, deployment_id: str) -> DeploymentRollout | None:
         return next((rollout for rollout in self.deployments if rollout.id == deployment_id), None)
