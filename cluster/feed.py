@@ -20,6 +20,7 @@ import trio
 from cluster import keys
 from cluster.state import ClusterState, Loading
 from journal.client import Journal, SnapshotPage, Tail, TailMessage
+from journal.commits import Commit
 
 
 class FeedLost(Exception):
@@ -33,6 +34,8 @@ class ClusterFeed:
         self.state = ClusterState()
         self.loaded = False
         """Whether the snapshot that it begins with is whole."""
+        self.listener: Callable[[Commit | None], None] | None = None
+        """Told of each commit once it is folded; of None where a snapshot took the place of everything."""
         self._tail = tail
         self._loading: Loading | None = None
 
@@ -50,9 +53,13 @@ class ClusterFeed:
                 self._loading.finish(message.revision)
                 self._loading = None
                 self.loaded = True
+                if self.listener:
+                    self.listener(None)
             return
         for commit in message.commits:
             self.state.apply(commit)
+            if self.listener:
+                self.listener(commit)
         self.state.advance(message.last)
 
     async def reached(self, revision: int) -> ClusterState:

@@ -23,9 +23,10 @@ class Losses:
             raise ValueError(f"the grace period must not be negative: {grace_s:g} s")
         self.grace_s = grace_s
         self._away: dict[tuple[str, str], float] = {}
+        self._over: set[tuple[str, str]] = set()
 
-    def look(self, state: ClusterState, clusters: Iterable[str], now: float) -> None:
-        """Take note of who is away in ``state``."""
+    def look(self, state: ClusterState, clusters: Iterable[str], now: float) -> bool:
+        """Take note of who is away in ``state``. True: somebody's grace is over since the last look."""
         away: dict[tuple[str, str], float] = {}
         for cluster in clusters:
             for view in state.instances(cluster):
@@ -33,6 +34,10 @@ class Losses:
                     where = (cluster, view.id)
                     away[where] = self._away.get(where, now)
         self._away = away
+        over = {where for where, since in away.items() if now >= since + self.grace_s}
+        news = bool(over - self._over)
+        self._over = over
+        return news
 
     def wake_at(self, now: float) -> float:
         """Return when the next instance is lost (inf: none is away)."""

@@ -15,7 +15,7 @@ from synod.cli.data import delete, get, put, scan
 from synod.cli.lease import lease
 from synod.cli.member import member
 from synod.cli.offer import offer
-from synod.cli.programs import agent, node
+from synod.cli.programs import agent, node, scheduler
 from synod.cli.quorum import quorum
 from synod.cli.snapshot import diff, snapshot, verify
 from synod.cli.tail import tail
@@ -26,7 +26,7 @@ SECTIONS: dict[str, Sequence[click.Command]] = {
     "The journal": (put, get, scan, delete, offer, tail, diff, lease),
     "Operations": (member, quorum, transfer_leader, compact, snapshot, verify),
     "Tasks": (run_task, ps, logs, stop),
-    "Programs": (node, agent),
+    "Programs": (node, agent, scheduler),
 }
 
 

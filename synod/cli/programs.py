@@ -1,4 +1,4 @@
-"""``synod node`` and ``synod agent``: the programs that a cluster is made of."""
+"""``synod node``, ``agent`` and ``scheduler``: the programs that a cluster is made of."""
 
 from __future__ import annotations
 
@@ -224,6 +224,47 @@ def agent(
             memory=memory,
             attributes=pairs(attributes, "--attributes"),
             lease_ttl_s=lease_ttl,
+            log_level=log_level,
+            log_format=log_format,
+        )
+    )
+
+
+@click.command(
+    epilog=examples(
+        "synod scheduler --endpoints 10.0.0.1:7401,10.0.0.2:7401",
+        "synod scheduler --endpoints 10.0.0.1:7401 --grace 120      slow networks, long reboots",
+        "",
+        "Run as many as you like, on any machines: they need no election and keep nothing. One is enough",
+        "for the work; the others are there for when it dies.",
+    )
+)
+@click.option(
+    "--endpoints", required=True, envvar="SYNOD_ENDPOINTS", metavar="HOST:PORT,…", help="The journal."
+)
+@click.option("--cluster", metavar="ID", help="Refuse nodes of another cluster than this.")
+@click.option(
+    "--grace",
+    type=click.FloatRange(0, 86_400),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long an agent may be away before its services' tasks are replaced elsewhere.",
+)
+@log_options[0]
+@log_options[1]
+def scheduler(endpoints: str, cluster: str | None, grace: float, log_level: str, log_format: str) -> int:
+    """Run a scheduler: it keeps services at what is wanted of them.
+
+    Killed at any time it loses nothing: whatever it knows is in the journal.
+    """
+    from schedulers.main import SchedulerOptions, run
+
+    return run(
+        SchedulerOptions(
+            endpoints=parse_endpoints(endpoints),
+            journal=cluster,
+            grace_s=grace,
             log_level=log_level,
             log_format=log_format,
         )
