@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from agent.reconcile import LocalTask
+from agent.model import LocalTask
 from agent.supervisor import write_json
 from cluster.codec import RecordInvalid
 from cluster.keys import NameInvalid, check_name
@@ -157,7 +157,9 @@ def container_folder(agent_folder: Path, task: str, container: str) -> Path:
 def log_files(agent_folder: Path, task: str, container: str) -> list[Path]:
     """Return the container's log files that exist, oldest first."""
     folder = container_folder(agent_folder, task, container)
-    return [path for path in (folder / "log.1", folder / "log") if path.exists()]
+    older = [path for path in folder.glob("log.*") if path.suffix[1:].isdigit()]
+    newest = [folder / "log"] if (folder / "log").exists() else []
+    return sorted(older, key=lambda path: -int(path.suffix[1:])) + newest
 
 
 def _read_identity(path: Path) -> Identity | None:

@@ -1,39 +1,40 @@
 """The agent's loop: what it hears of the journal and of its containers, and what it does about it.
 
-Three tasks in one nursery, and one short task per offer or start under way:
+Tasks in one nursery, and one short task per offer, start or stop under way:
 
 * ``Presence`` (``agent.presence``) keeps the instance registered and alive;
 * ``_follow`` tails what is desired of this instance;
+* ``Machine`` (``agent.machine``) knows and changes what runs here, through the runtime;
 * ``_act`` asks ``reconcile`` what to do after every change, and does it.
 
-All three only ever add to what is known and set ``_changed``. None of them stops a task
+All of them only ever add to what is known and set ``_changed``. None of them stops a task
 because the journal is away: without it they wait, and what runs goes on running.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 import trio
 from structlog.typing import FilteringBoundLogger
 
+from agent.admission import Room, waiting_ports
 from agent.folder import AgentFolder
+from agent.machine import MACHINE_RETRY_S, Machine
+from agent.model import LocalTask
+from agent.ports import busy_ports
 from agent.presence import Presence, StaleState, TakenOver
 from agent.reconcile import (
     KEEP_STOPPED_S_DEFAULT,
     Action,
     Confirm,
-    ContainerState,
     FetchDefinition,
     ForgetFolder,
     ForgetRecords,
     Kill,
-    LocalTask,
-    Phase,
     Report,
-    Signalled,
     Start,
     Terminate,
     View,
@@ -54,9 +55,6 @@ R = TypeVar("R", bound=Record)
 
 RETRY_S = 0.5
 """After an offer or a read that failed. The client has tried for its ``timeout_s`` before."""
-SIGNAL_RETRY_S = 0.05
-MACHINE_RETRY_S = 1.0
-"""After the machine refused something (disk full, no more processes)."""
 CONFIRM_AGAIN_S = 5.0
 LOOK_AGAIN_S = 60.0
 """At least so often everything is looked at again: stopped tasks grow old without an event."""
@@ -93,7 +91,7 @@ class Agent:
         )
         self._journal = journal
         self._folder = folder
-        self._runtime = runtime
+        self._room = (registration.cpu, registration.memory)
         self._wall = wall
         self._rng = rng
         self._log = log
@@ -104,8 +102,6 @@ class Agent:
         self._definitions: dict[str, TaskDefinition | None] = {}
         self._reported: dict[str, At[TaskStatus]] = {}
         self._local: dict[str, LocalTask] = dict(folder.tasks())
-        self._containers: dict[tuple[str, str], ContainerState] = {}
-        self._signalled: dict[tuple[str, str], Signalled] = {}
         self._gone: set[str] = set()
         self._settled: set[str] = set()
         self._settled_until = float("-inf")
@@ -115,6 +111,12 @@ class Agent:
         self._confirmed_at: dict[str, float] = {}
         self._retry_at = float("inf")
         self._changed = trio.Event()
+        self.machine = Machine(runtime, under_way=self._under_way, wake=self._wake, log=log)
+
+    @property
+    def local(self) -> Mapping[str, LocalTask]:
+        """The tasks that are written down here."""
+        return self._local
 
     @property
     def revision(self) -> Revision:
@@ -125,41 +127,12 @@ class Agent:
         """Register, take back what runs, and run tasks until cancelled. Raises ``AgentError``."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            self._adopt()
+            self.machine.expect(self._local)
+            nursery.start_soon(self.machine.runtime.run)
+            nursery.start_soon(self.machine.adopt)
             nursery.start_soon(self.presence.run)
             nursery.start_soon(self._follow)
             nursery.start_soon(self._act)
-
-    # -- what runs here -----------------------------------------------------------------
-
-    def _adopt(self) -> None:
-        """Look at every container that was written down; wait for those that run."""
-        running = 0
-        for local in self._local.values():
-            for container in local.definition.container_definitions:
-                running += self._look(local.id, container.name).phase is Phase.RUNNING
-        if self._local:
-            self._log.info("tasks.adopted", tasks=len(self._local), running=running)
-
-    def _look(self, task: str, container: str) -> ContainerState:
-        """Ask the runtime what there is of a container; wait for its end if it runs."""
-        state = self._runtime.inspect(task, container)
-        self._containers[task, container] = state
-        if state.phase is Phase.RUNNING:
-            self._under_way("watch", f"{task}/{container}", lambda: self._watch(task, container))
-        return state
-
-    async def _watch(self, task: str, container: str) -> None:
-        await self._runtime.wait(task, container)
-        state = self._runtime.inspect(task, container)
-        self._containers[task, container] = state
-        self._log.info(
-            "container.stopped",
-            task=task,
-            container=container,
-            exit_code=state.exit_code,
-            reason=state.reason,
-        )
 
     # -- what is desired ----------------------------------------------------------------
 
@@ -288,14 +261,18 @@ class Agent:
                 await self._changed.wait()
 
     def _view(self) -> View:
+        pending = (local for task, local in self._local.items() if task not in self._settled)
+        cpu, memory = self._room
+        busy = busy_ports(waiting_ports(pending, self.machine.containers))
         return View(
+            room=Room(cpu, memory, busy),
             desired=self._desired,
             unreadable=frozenset(self._unreadable),
             definitions=self._definitions,
             reported=self._reported,
             local=self._local,
-            containers=self._containers,
-            signalled=self._signalled,
+            containers=self.machine.containers,
+            signalled=self.machine.signalled,
             gone=frozenset(self._gone),
             settled=self._settled,
             now=trio.current_time(),
@@ -308,21 +285,18 @@ class Agent:
         try:
             match action:
                 case Terminate(task, container):
-                    return self._signal(task, container, kill=False)
+                    self.machine.signal(task, container, kill=False)
                 case Kill(task, container):
-                    return self._signal(task, container, kill=True)
+                    self.machine.signal(task, container, kill=True)
                 case WriteDown(local):
                     self._folder.write(local)
                     self._local[local.id] = local
                     self._log.info("task.written", task=local.id, desired=str(local.task.desired_status))
                     return True
                 case ForgetFolder(task):
-                    self._forget(task)
-                    return True
-                case Start(local, container):
-                    # From here on something may be there, so nothing may say that there is not.
-                    self._containers[local.id, container] = ContainerState(phase=Phase.STARTING)
-                    self._under_way("start", f"{local.id}/{container}", lambda: self._start(local, container))
+                    self._under_way("remove", task, lambda: self._forget(task))
+                case Start(local, container, attempt):
+                    self.machine.start(local, container, attempt)
                 case Report(task):
                     self._under_way("report", task, lambda: self._report(action))
                 case FetchDefinition(name, revision):
@@ -359,45 +333,18 @@ class Agent:
     def _try_again(self, delay: float) -> None:
         self._retry_at = min(self._retry_at, trio.current_time() + delay)
 
-    # -- on this machine ----------------------------------------------------------------
-
-    def _signal(self, task: str, container: str, *, kill: bool) -> bool:
-        if not self._runtime.signal(task, container, kill=kill):
-            self._try_again(SIGNAL_RETRY_S)
-            return False
-        now = trio.current_time()
-        sent = self._signalled.get((task, container))
-        self._signalled[task, container] = Signalled(
-            sent.terminated_at if sent else now, now if kill else None
-        )
-        self._log.info(
-            "container.signalled", task=task, container=container, signal="SIGKILL" if kill else "SIGTERM"
-        )
-        return True
-
-    async def _start(self, local: LocalTask, container: str) -> None:
+    async def _forget(self, task: str) -> None:
+        """Delete a task from this machine: first what the runtime has of it, then its record."""
+        local = self._local[task]
         try:
-            await self._runtime.start(local, container)
+            await self.machine.runtime.remove(local)
+            self._folder.remove(task)
         except OSError as error:
-            self._log.error("machine.refused", action="Start", task=local.id, reason=str(error))
-        if self._runtime.inspect(local.id, container).phase is Phase.CREATED:
+            self._log.error("machine.refused", action="ForgetFolder", task=task, reason=str(error))
             await trio.sleep(MACHINE_RETRY_S)
-        state = self._look(local.id, container)
-        self._log.info(
-            "container.started" if state.phase is Phase.RUNNING else "container.not_running",
-            task=local.id,
-            container=container,
-            runtime_id=state.runtime_id,
-            reason=state.reason,
-        )
-
-    def _forget(self, task: str) -> None:
-        self._runtime.remove(task)
-        self._folder.remove(task)
-        local = self._local.pop(task)
-        for container in local.definition.container_definitions:
-            self._containers.pop((task, container.name), None)
-            self._signalled.pop((task, container.name), None)
+            return
+        del self._local[task]
+        self.machine.forget(local)
         self._confirmed_at.pop(task, None)
         self._gone.discard(task)
 

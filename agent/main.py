@@ -22,7 +22,8 @@ import trio
 from agent.folder import AgentFolder, FolderError
 from agent.loop import Agent
 from agent.presence import AgentError
-from agent.process import LOG_BYTES_MAX_DEFAULT, ProcessRuntime
+from agent.process import ProcessRuntime
+from agent.process_spec import LOG_BYTES_MAX_DEFAULT, LOG_FILES_MAX_DEFAULT, LogLimits
 from agent.reconcile import KEEP_STOPPED_S_DEFAULT
 from cluster.keys import DEFAULT_CLUSTER, NameInvalid, check_name
 from cluster.records import ContainerInstance, VersionInfo, attributes, resources
@@ -52,7 +53,8 @@ class AgentOptions:
     keep_stopped_s: float = KEEP_STOPPED_S_DEFAULT
     """How long stopped tasks and their logs are kept."""
     log_bytes_max: int = LOG_BYTES_MAX_DEFAULT
-    """A container's log keeps between one and two times this much of the newest output."""
+    log_files_max: int = LOG_FILES_MAX_DEFAULT
+    """A process's log is kept in so many files of so many bytes, unless its definition says otherwise."""
     log_level: str = "info"
     log_format: str = "kv"
 
@@ -61,7 +63,7 @@ class AgentOptions:
         if not self.endpoints:
             raise ValueError("endpoints must name at least one node")
         check_name(self.cluster, "cluster")
-        for name in ("cpu", "memory", "lease_ttl_s", "log_bytes_max"):
+        for name in ("cpu", "memory", "lease_ttl_s", "log_bytes_max", "log_files_max"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
         if self.keep_stopped_s < 0:
@@ -102,7 +104,7 @@ async def _run(options: AgentOptions, folder: AgentFolder) -> None:
     runtime = ProcessRuntime(
         folder.path,
         environment={"SYNOD_CLUSTER": options.cluster, "SYNOD_INSTANCE": folder.identity.instance},
-        log_bytes_max=options.log_bytes_max,
+        logs=LogLimits(options.log_bytes_max, options.log_files_max),
     )
     registration = ContainerInstance(
         registered_resources=resources(options.cpu, options.memory),

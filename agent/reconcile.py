@@ -15,7 +15,9 @@ The rules, in the order in which they are applied:
 5. STOPPED is reported when nothing of the task is left; that report releases its claim,
    and after it nothing is ever started.
 6. What was reported RUNNING and has no trace here has vanished: it is reported STOPPED.
-7. While the journal has not been heard (``desired`` is None) only what was written down
+7. A container starts when what it depends on is there, and stops after what depends on it; a
+   task starts when this machine has room for it (``agent.lifecycle``, ``agent.admission``).
+8. While the journal has not been heard (``desired`` is None) only what was written down
    counts: nothing is stopped because the journal is away.
 """
 
@@ -23,10 +25,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 
+from agent.admission import Host, Room, is_untouched
+from agent.lifecycle import End, Wait, essential_end, may_start, may_stop, restarts, states_of
+from agent.model import LEFT, ContainerState, LocalTask, Phase, Signalled
+from agent.statuses import is_news, never_there, stopped_last, task_status
 from cluster.records import (
-    ContainerStatus,
     DesiredStatus,
     LastStatus,
     StopCode,
@@ -39,57 +43,8 @@ from journal.types import Revision
 
 KEEP_STOPPED_S_DEFAULT = 3 * 3600.0
 KILL_AGAIN_S = 5.0
-
-
-class Phase(StrEnum):
-    """What the runtime has of a container."""
-
-    CREATED = "CREATED"
-    """It was never started."""
-    STARTING = "STARTING"
-    """It is being started, and may or may not run already."""
-    RUNNING = "RUNNING"
-    STOPPED = "STOPPED"
-    """Nothing of it is left, and it will not be started again."""
-
-
-_LEFT = (Phase.STARTING, Phase.RUNNING)
-"""Something may be there that needs the task's claim."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ContainerState:
-    """One container as the runtime sees it."""
-
-    phase: Phase = Phase.CREATED
-    exit_code: int | None = None
-    """128 + the signal's number where a signal ended it. None: unknown, or never started."""
-    reason: str | None = None
-    """``Name: message`` where something other than its own end stopped it."""
-    failed_to_start: bool = False
-    runtime_id: str | None = None
-    started_at: float | None = None
-    stopped_at: float | None = None
-    """Seconds since the epoch."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LocalTask:
-    """A task as it was written down in the agent's folder."""
-
-    id: str
-    task: Task
-    revision: Revision
-    """Where the task's record stood in the journal."""
-    definition: TaskDefinition
-
-
-@dataclass(frozen=True, slots=True)
-class Signalled:
-    """When this agent process sent which signal to a container (monotonic)."""
-
-    terminated_at: float
-    killed_at: float | None = None
+PORT_LOOK_S = 0.25
+"""How often a task looks whether the port that another program holds is free: nothing tells it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +67,7 @@ class View:
     settled: Set[str] = frozenset()
     """Tasks to pass over: an earlier decision found them settled, and nothing is new about them.
     They are many: every task of the last hours."""
+    room: Room = field(default_factory=Room)
     now: float = 0.0
     wall: float = 0.0
     keep_stopped_s: float = KEEP_STOPPED_S_DEFAULT
@@ -167,10 +123,11 @@ class Confirm:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Start a container. It starts once at most, however often this is asked for."""
+    """Start a container. Each attempt starts once at most, however often this is asked for."""
 
     local: LocalTask
     container: str
+    attempt: int = 0
 
     @property
     def task(self) -> str:
@@ -209,6 +166,39 @@ class Decision:
     """Tasks with which there is nothing to do before they are old, or something is new about them."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Here:
+    """A task that was written down here, and what follows from what is known of it."""
+
+    local: LocalTask
+    states: dict[str, ContainerState]
+    desired: At[Task] | None
+    before: At[TaskStatus] | None
+    end: End | None
+    is_gone: bool
+
+    @property
+    def was_stopped(self) -> bool:
+        return self.before is not None and self.before.record.last_status is LastStatus.STOPPED
+
+    @property
+    def stop_is_written(self) -> bool:
+        return self.local.task.desired_status is DesiredStatus.STOPPED
+
+    @property
+    def stopping(self) -> bool:
+        return self.is_gone or self.was_stopped or self.stop_is_written or self.end is not None
+
+    @property
+    def left(self) -> bool:
+        """Whether something of it may run."""
+        return any(state.phase in LEFT for state in self.states.values())
+
+    @property
+    def is_untouched(self) -> bool:
+        return is_untouched(self.states)
+
+
 @dataclass(slots=True)
 class _Plan:
     actions: list[Action] = field(default_factory=list)
@@ -222,15 +212,35 @@ class _Plan:
 def reconcile(view: View) -> Decision:
     """Return what to do now, in order."""
     plan = _Plan()
-    for task_id in sorted((set(view.local) | set(view.desired or ())) - view.settled):
-        desired = view.desired.get(task_id) if view.desired is not None else None
-        local = view.local.get(task_id)
-        if local is not None:
-            _reconcile_local(view, plan, local, desired)
-        elif desired is not None:
-            _reconcile_new(view, plan, task_id, desired)
+    here = [
+        _here(view, local)
+        for task_id, local in sorted(view.local.items(), key=lambda item: (item[1].task.created_at, item[0]))
+        if task_id not in view.settled
+    ]
+    host = Host(view.room)
+    for item in here:
+        if item.left or not (item.stopping or item.is_untouched):
+            host.hold(item.local)
+    for item in here:
+        _reconcile_local(view, plan, host, item)
+    for task_id in sorted(set(view.desired or ()) - view.local.keys() - view.settled):
+        assert view.desired is not None
+        _reconcile_new(view, plan, task_id, view.desired[task_id])
     plan.actions.sort(key=lambda action: _ORDER.index(type(action)))
     return Decision(tuple(plan.actions), plan.wake_at, tuple(plan.settled))
+
+
+def _here(view: View, local: LocalTask) -> _Here:
+    states = states_of(local, view.containers)
+    desired = view.desired.get(local.id) if view.desired is not None else None
+    return _Here(
+        local=local,
+        states=states,
+        desired=desired,
+        before=view.reported.get(local.id),
+        end=essential_end(local.containers, states),
+        is_gone=desired is None and local.id in view.gone,
+    )
 
 
 def _reconcile_new(view: View, plan: _Plan, task_id: str, desired: At[Task]) -> None:
@@ -245,21 +255,21 @@ def _reconcile_new(view: View, plan: _Plan, task_id: str, desired: At[Task]) -> 
     definition = view.definitions.get(task.task_definition)
     status: TaskStatus
     if before is not None:
-        status = _never_there(
-            view,
+        status = never_there(
             StopCode.ESSENTIAL_CONTAINER_EXITED,
             "ContainerVanishedError: the agent has no trace of it any more",
+            view.wall,
         )
     elif task.desired_status is DesiredStatus.STOPPED:
-        status = _never_there(view, task.stop_code or StopCode.USER_INITIATED, task.stopped_reason)
+        status = never_there(task.stop_code or StopCode.USER_INITIATED, task.stopped_reason, view.wall)
     elif task.task_definition not in view.definitions:
         plan.actions.append(FetchDefinition(task.task_definition, desired.revision))
         return
     elif definition is None:
-        status = _never_there(
-            view,
+        status = never_there(
             StopCode.TASK_FAILED_TO_START,
             f"CannotCreateContainerError: task definition {task.task_definition} does not exist",
+            view.wall,
         )
     else:
         local = LocalTask(id=task_id, task=task, revision=desired.revision, definition=definition)
@@ -268,147 +278,112 @@ def _reconcile_new(view: View, plan: _Plan, task_id: str, desired: At[Task]) -> 
     plan.actions.append(Report(task_id, desired, status, before))
 
 
-def _reconcile_local(view: View, plan: _Plan, local: LocalTask, desired: At[Task] | None) -> None:
+def _reconcile_local(view: View, plan: _Plan, host: Host, here: _Here) -> None:
     """A task that was written down here."""
-    states = {
-        c.name: view.containers.get((local.id, c.name), ContainerState())
-        for c in local.definition.container_definitions
-    }
-    before = view.reported.get(local.id)
-    is_gone = desired is None and local.id in view.gone
-    was_stopped = before is not None and before.record.last_status is LastStatus.STOPPED
-    written_stop = local.task.desired_status is DesiredStatus.STOPPED
-    ended = _essential_end(local, states)
+    local, desired = here.local, here.desired
     if (
         desired is not None
         and desired.record.desired_status is DesiredStatus.STOPPED
-        and not written_stop
-        and ended is None
+        and not here.stop_is_written
+        and here.end is None
     ):
         # Written down first; the next round carries it out.
         plan.actions.append(WriteDown(replace(local, task=desired.record, revision=desired.revision)))
         return
-    stopping = is_gone or was_stopped or written_stop or ended is not None
-    for name in sorted(states):
-        if states[name].phase in _LEFT and stopping:
-            _stop(view, plan, local, name)
-        elif states[name].phase is Phase.CREATED and not stopping:
-            plan.actions.append(Start(local, name))
-    left = any(state.phase in _LEFT for state in states.values())
-    if desired is None:
-        if view.desired is not None and not is_gone and local.id not in view.unreadable:
-            plan.actions.append(Confirm(local.id))
-        elif is_gone and not left and _is_old(view, _stopped_at(states) or 0.0):
-            plan.actions.append(ForgetFolder(local.id))
-        return
-    if was_stopped:
-        assert before is not None
-        if not left and _is_old(view, before.record.stopped_at):
-            plan.actions.append(ForgetRecords(local.id, desired, before))
-        elif not left:
-            plan.settled.append(local.id)
-        return
-    status = _status(view, local, states, stopping=stopping, ended=ended)
-    known = before.record.last_status if before is not None else LastStatus.PENDING
-    # On its way out, only the end is news.
-    is_news = LastStatus.STOPPED if stopping else LastStatus.RUNNING
-    if status.last_status is is_news is not known:
-        plan.actions.append(Report(local.id, desired, status, before))
-
-
-def _stop(view: View, plan: _Plan, local: LocalTask, name: str) -> None:
-    """SIGTERM, and SIGKILL when the container's stopTimeout has run out."""
-    sent = view.signalled.get((local.id, name))
-    if sent is None:
-        plan.actions.append(Terminate(local.id, name))
-        return
-    timeout = next(
-        (c.stop_timeout_s for c in local.definition.container_definitions if c.name == name),
-        0,
-    )
-    deadline = sent.terminated_at + timeout
-    if sent.killed_at is not None:
-        # A signal is lost if the supervisor that was to pass it on died that instant.
-        deadline = sent.killed_at + KILL_AGAIN_S
-    if view.now >= deadline:
-        plan.actions.append(Kill(local.id, name))
-    else:
-        plan.wake(deadline)
-
-
-def _essential_end(local: LocalTask, states: Mapping[str, ContainerState]) -> ContainerState | None:
-    """Return the essential container whose end ends the task: the one that stopped first."""
-    ended = [
-        states[c.name]
-        for c in local.definition.container_definitions
-        if c.essential and states[c.name].phase is Phase.STOPPED
-    ]
-    return min(ended, key=lambda state: state.stopped_at or 0.0) if ended else None
-
-
-def _status(
-    view: View,
-    local: LocalTask,
-    states: Mapping[str, ContainerState],
-    *,
-    stopping: bool,
-    ended: ContainerState | None,
-) -> TaskStatus:
-    """Return what is known of a task: the least of its containers', as ECS has it."""
-    containers = tuple(
-        ContainerStatus(
-            name=name,
-            last_status=_last(state, stopping),
-            exit_code=state.exit_code,
-            reason=state.reason,
-            runtime_id=state.runtime_id,
+    waits_for: str | None = None
+    if here.stopping:
+        _stop(view, plan, here)
+    elif here.is_untouched and (waits_for := host.lacks(local)):
+        plan.wake(view.now + PORT_LOOK_S)
+    elif (failed := _start(view, plan, host, here)) is not None:
+        # It ends here, and no later state of its containers changes that: so it is written down too.
+        task = replace(
+            local.task,
+            desired_status=DesiredStatus.STOPPED,
+            stop_code=failed.code,
+            stopped_reason=failed.reason,
+            stopping_at=view.wall,
         )
-        for name, state in states.items()
+        plan.actions.append(WriteDown(replace(local, task=task)))
+        return
+    if desired is None:
+        if view.desired is not None and not here.is_gone and local.id not in view.unreadable:
+            plan.actions.append(Confirm(local.id))
+        elif here.is_gone and not here.left and _is_old(view, stopped_last(here.states) or 0.0):
+            plan.actions.append(ForgetFolder(local.id))
+    elif here.was_stopped:
+        _forget(view, plan, here, desired)
+    else:
+        _report(view, plan, here, desired, waits_for)
+
+
+def _forget(view: View, plan: _Plan, here: _Here, desired: At[Task]) -> None:
+    assert here.before is not None
+    if here.left:
+        return
+    if _is_old(view, here.before.record.stopped_at):
+        plan.actions.append(ForgetRecords(here.local.id, desired, here.before))
+    else:
+        plan.settled.append(here.local.id)
+
+
+def _report(view: View, plan: _Plan, here: _Here, desired: At[Task], waits_for: str | None) -> None:
+    before = here.before.record if here.before is not None else None
+    status = task_status(
+        here.local,
+        here.states,
+        before=before,
+        stopping=here.stopping,
+        end=here.end,
+        waits_for=waits_for,
+        wall=view.wall,
     )
-    order = list(LastStatus)
-    last = min((c.last_status for c in containers), key=order.index)
-    started = [state.started_at for state in states.values() if state.started_at is not None]
-    status = TaskStatus(last_status=last, containers=containers, started_at=min(started) if started else None)
-    if last is not LastStatus.STOPPED:
-        return status
-    code, reason = _why_stopped(local, ended)
-    return replace(
-        status,
-        stop_code=code,
-        stopped_reason=reason,
-        stopped_at=_stopped_at(states) or view.wall,
-    )
+    if is_news(before, status, stopping=here.stopping):
+        plan.actions.append(Report(here.local.id, desired, status, here.before))
 
 
-def _why_stopped(local: LocalTask, ended: ContainerState | None) -> tuple[StopCode, str]:
-    if local.task.desired_status is DesiredStatus.STOPPED:
-        return local.task.stop_code or StopCode.USER_INITIATED, local.task.stopped_reason or "Task stopped"
-    assert ended is not None, f"task {local.id} is stopped, and nothing stopped it"
-    if ended.failed_to_start:
-        return StopCode.TASK_FAILED_TO_START, ended.reason or "CannotStartContainerError: no reason is known"
-    return StopCode.ESSENTIAL_CONTAINER_EXITED, ended.reason or "Essential container in task exited"
+def _start(view: View, plan: _Plan, host: Host, here: _Here) -> End | None:
+    """Start what may start; return why the task ends where something never may."""
+    starts: list[Start] = []
+    containers = here.local.containers
+    for container in containers:
+        state = here.states[container.name]
+        if restarts(container, state):
+            starts.append(Start(here.local, container.name, state.attempt + 1))
+        elif state.phase is Phase.CREATED:
+            verdict = may_start(container, containers, here.states, view.wall) if not state.attempt else None
+            if isinstance(verdict, End):
+                return verdict
+            if not isinstance(verdict, Wait):
+                starts.append(Start(here.local, container.name, state.attempt))
+            elif verdict.until is not None:
+                plan.wake(view.now + max(verdict.until - view.wall, 0.0))
+    if starts and here.is_untouched:
+        host.hold(here.local)
+    plan.actions.extend(starts)
+    return None
 
 
-def _last(state: ContainerState, stopping: bool) -> LastStatus:
-    if state.phase is Phase.RUNNING:
-        return LastStatus.RUNNING
-    if state.phase is Phase.STOPPED or (stopping and state.phase is Phase.CREATED):
-        return LastStatus.STOPPED
-    return LastStatus.PENDING
-
-
-def _never_there(view: View, code: StopCode, reason: str | None) -> TaskStatus:
-    return TaskStatus(
-        last_status=LastStatus.STOPPED,
-        stop_code=code,
-        stopped_reason=reason or "Task stopped",
-        stopped_at=view.wall,
-    )
-
-
-def _stopped_at(states: Mapping[str, ContainerState]) -> float | None:
-    times = [state.stopped_at for state in states.values() if state.stopped_at is not None]
-    return max(times) if times else None
+def _stop(view: View, plan: _Plan, here: _Here) -> None:
+    """Stop each container on which none depends that is left: SIGTERM, SIGKILL after its stopTimeout."""
+    containers = here.local.containers
+    for container in containers:
+        if here.states[container.name].phase not in LEFT or not may_stop(
+            container.name, containers, here.states
+        ):
+            continue
+        sent = view.signalled.get((here.local.id, container.name))
+        if sent is None:
+            plan.actions.append(Terminate(here.local.id, container.name))
+            continue
+        deadline = sent.terminated_at + container.stop_timeout_s
+        if sent.killed_at is not None:
+            # A signal is lost if the supervisor that was to pass it on died that instant.
+            deadline = sent.killed_at + KILL_AGAIN_S
+        if view.now >= deadline:
+            plan.actions.append(Kill(here.local.id, container.name))
+        else:
+            plan.wake(deadline)
 
 
 def _is_old(view: View, stopped_at: float | None) -> bool:

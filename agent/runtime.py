@@ -12,36 +12,48 @@ from typing import Protocol
 
 import trio
 
-from agent.reconcile import ContainerState, LocalTask, Phase
+from agent.model import ContainerState, LocalTask, Phase
+from cluster.records import HealthStatus
 
 
 class Runtime(Protocol):
-    """What the agent needs of processes, Docker, or anything else that runs containers."""
+    """What the agent needs of processes, Docker, or anything else that runs containers.
 
-    def inspect(self, task: str, container: str) -> ContainerState:
-        """Return what there is of a container. Never raises for one that was never started."""
+    Every method may raise ``OSError`` where the machine (or its engine) does not allow to try, or to
+    look, at present; then it may be called again.
+    """
+
+    async def run(self) -> None:
+        """Do what it needs to do in the background, until cancelled; return if there is nothing."""
         ...
 
-    async def start(self, local: LocalTask, container: str) -> None:
-        """Start a container, once at most, however often this is called by however many agents.
+    async def inspect(self, task: str, container: str) -> ContainerState:
+        """Return what there is of a container. Never fails for one that was never started."""
+        ...
 
-        Returns when it runs or has failed to; ``inspect`` says which. Raises ``OSError`` where the
-        machine does not allow to try at present; then it may be called again.
+    async def start(self, local: LocalTask, container: str, attempt: int = 0) -> None:
+        """Start a container, each attempt once at most, however often this is called by however many agents.
+
+        Attempt 0 is its first start; a later one is only ever asked for when the one before has
+        stopped. Returns when it runs or has failed to; ``inspect`` says which.
         """
         ...
 
-    def signal(self, task: str, container: str, *, kill: bool) -> bool:
-        """Send SIGTERM, or SIGKILL, to everything of a container.
+    async def signal(self, task: str, container: str, *, kill: bool) -> bool:
+        """Ask everything of a container to end, or kill it.
 
-        False: it could not be sent yet (it is being started), try again.
+        False: it could not be asked yet (it is being started), try again.
         """
         ...
 
-    async def wait(self, task: str, container: str) -> None:
-        """Return when a running container has stopped (at once if it is not running)."""
+    async def changed(self, task: str, container: str, known: ContainerState) -> ContainerState:
+        """Wait until a running container is not as ``known`` any more; return what it is then.
+
+        At once if it is not running. Never raises ``OSError``: it waits until it can look again.
+        """
         ...
 
-    def remove(self, task: str) -> None:
+    async def remove(self, local: LocalTask) -> None:
         """Forget a task whose containers have all stopped. Idempotent."""
         ...
 
@@ -61,25 +73,20 @@ class MemoryRuntime:
     ignores_term: set[tuple[str, str]] = field(default_factory=set)
     _changed: dict[tuple[str, str], trio.Event] = field(default_factory=dict)
 
-    def inspect(self, task: str, container: str) -> ContainerState:
+    def look(self, task: str, container: str) -> ContainerState:
         return self.states.get((task, container), ContainerState())
 
-    async def start(self, local: LocalTask, container: str) -> None:
-        await trio.lowlevel.checkpoint()
-        self.start_now(local, container)
-
-    def start_now(self, local: LocalTask, container: str) -> None:
-        """Start without a checkpoint, for tests that have no loop."""
+    def start_now(self, local: LocalTask, container: str, attempt: int = 0) -> None:
         where = (local.id, container)
-        if where in self.states:
+        if where in self.states and self.states[where].attempt >= attempt:
             return
         self.starts.append(where)
         state = self.on_start(local, container) if self.on_start else None
         self.states[where] = state or ContainerState(
-            phase=Phase.RUNNING, runtime_id=str(len(self.starts)), started_at=self.clock()
+            phase=Phase.RUNNING, attempt=attempt, runtime_id=str(len(self.starts)), started_at=self.clock()
         )
 
-    def signal(self, task: str, container: str, *, kill: bool) -> bool:
+    def signal_now(self, task: str, container: str, *, kill: bool) -> bool:
         if (task, container) not in self.states:
             return False
         self.signals.append((task, container, kill))
@@ -88,19 +95,43 @@ class MemoryRuntime:
         return True
 
     def finish(self, task: str, container: str, *, exit_code: int = 0) -> None:
-        where = (task, container)
-        state = self.states.get(where)
-        if state is None or state.phase is not Phase.RUNNING:
-            return
-        self.states[where] = replace(state, phase=Phase.STOPPED, exit_code=exit_code, stopped_at=self.clock())
-        if where in self._changed:
-            self._changed.pop(where).set()
+        state = self.look(task, container)
+        if state.phase is Phase.RUNNING:
+            end = replace(state, phase=Phase.STOPPED, exit_code=exit_code, stopped_at=self.clock())
+            self._set(task, container, end)
 
-    async def wait(self, task: str, container: str) -> None:
-        where = (task, container)
-        while self.inspect(task, container).phase is Phase.RUNNING:
-            await self._changed.setdefault(where, trio.Event()).wait()
+    def set_health(self, task: str, container: str, health: HealthStatus) -> None:
+        self._set(task, container, replace(self.look(task, container), health=health))
 
-    def remove(self, task: str) -> None:
-        for where in [where for where in self.states if where[0] == task]:
+    def _set(self, task: str, container: str, state: ContainerState) -> None:
+        self.states[task, container] = state
+        if (task, container) in self._changed:
+            self._changed.pop((task, container)).set()
+
+    # -- as a Runtime ---------------------------------------------------------------------
+
+    async def run(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def inspect(self, task: str, container: str) -> ContainerState:
+        await trio.lowlevel.checkpoint()
+        return self.look(task, container)
+
+    async def start(self, local: LocalTask, container: str, attempt: int = 0) -> None:
+        await trio.lowlevel.checkpoint()
+        self.start_now(local, container, attempt)
+
+    async def signal(self, task: str, container: str, *, kill: bool) -> bool:
+        await trio.lowlevel.checkpoint()
+        return self.signal_now(task, container, kill=kill)
+
+    async def changed(self, task: str, container: str, known: ContainerState) -> ContainerState:
+        await trio.lowlevel.checkpoint()
+        while (state := self.look(task, container)) == known and state.phase is Phase.RUNNING:
+            await self._changed.setdefault((task, container), trio.Event()).wait()
+        return state
+
+    async def remove(self, local: LocalTask) -> None:
+        await trio.lowlevel.checkpoint()
+        for where in [where for where in self.states if where[0] == local.id]:
             del self.states[where]

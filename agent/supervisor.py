@@ -12,8 +12,11 @@ file, passes signals on, and writes down how it ended. All of it lives in FOLDER
 ``process.json``    the container's process, by pid and start time; written before it
                     runs a single instruction of its own
 ``exit.json``       how it ended; written whole or not at all, and never again
-``log``, ``log.1``  its output, the newest and the piece before that
 ==================  ===================================================================
+
+Its output goes to the file that ``spec.json`` names, ``log``; older pieces are ``log.1`` and so on.
+Called with ``--beside FOLDER COMMAND…`` it runs a command as if in the container: in its control
+groups, with its user, limits, environment and working folder (health checks, ``synod exec``).
 
 So a container starts once at most, whoever crashes when: a second supervisor finds the
 lock or ``supervisor.json`` and goes; the process waits for a word from its supervisor
@@ -30,6 +33,7 @@ import errno
 import fcntl
 import json
 import os
+import resource
 import select
 import signal
 import sys
@@ -40,6 +44,11 @@ LOCK_TRIES = 40
 LOCK_RETRY_S = 0.025
 END_RETRY_S = 1.0
 READ_BYTES = 65536
+FAILED_BYTES_MAX = 1024
+GROUP_EMPTY_S_MAX = 2.0
+"""How long killed processes may take to leave a control group."""
+KILLED = 128 + signal.SIGKILL
+OUT_OF_MEMORY = "OutOfMemoryError: Container killed due to memory usage"
 CHILD_SIGNALS = (
     signal.SIGPIPE,  # Python ignores it and SIGXFSZ, and what is ignored stays so in a program
     signal.SIGXFSZ,
@@ -87,14 +96,15 @@ def start_time(pid: int) -> int | None:
 
 
 class Log:
-    """A log file that keeps between one and two times ``bytes_max`` of the newest output.
+    """The newest output in files of ``bytes_max`` each, ``files_max`` of them.
 
     A full disk, or whatever else the file system does, loses output and never the task.
     """
 
-    def __init__(self, path: str, bytes_max: int) -> None:
+    def __init__(self, path: str, bytes_max: int, files_max: int) -> None:
         self.path = path
         self.bytes_max = max(bytes_max, 1)
+        self.files_max = max(files_max, 1)
         self.lost = False
         self.fd = -1
         self.size = 0
@@ -109,7 +119,7 @@ class Log:
                 if self.size >= self.bytes_max:
                     os.close(self.fd)
                     self.fd = -1
-                    os.replace(self.path, self.path + ".1")  # noqa: PTH105
+                    self.rotate()
                     continue
                 written = os.write(self.fd, view[: self.bytes_max - self.size])
                 self.size += written
@@ -120,15 +130,59 @@ class Log:
                 print(f"output is lost: {error}", file=sys.stderr, flush=True)
             self.lost = True
 
+    def rotate(self) -> None:
+        """Put the file aside, and drop the oldest."""
+        if self.files_max == 1:
+            os.truncate(self.path, 0)
+        for number in range(self.files_max - 1, 0, -1):
+            older = self.path if number == 1 else f"{self.path}.{number - 1}"
+            try:
+                os.replace(older, f"{self.path}.{number}")  # noqa: PTH105
+            except FileNotFoundError:
+                pass  # there are not so many yet
 
-def refusal(error: OSError, spec: dict[str, Any]) -> tuple[str, int]:
-    """Return why a command could not be started, in ECS's form, and the code that a shell would exit with."""
-    command, folder = spec["argv"][0], spec["cwd"]
-    if not os.path.isdir(folder):  # noqa: PTH112
-        return f"CannotStartContainerError: working directory {folder}: {os.strerror(error.errno or 0)}", 126
-    if error.errno == errno.ENOENT:
-        return f"CannotStartContainerError: command not found: {command}", 127
-    return f"CannotStartContainerError: {command}: {os.strerror(error.errno or 0)}", 126
+
+def enter(spec: dict[str, Any]) -> None:
+    """Become like the container's process: its groups, limits, working folder, user. Raises ``Refused``."""
+    what = "control group"
+    try:
+        for procs in spec.get("cgroups", ()):
+            with open(procs, "w", encoding="ascii") as file:  # noqa: PTH123
+                file.write("0")
+        for number, soft, hard in spec.get("limits", ()):
+            what = f"ulimit {number} {soft}:{hard}"
+            resource.setrlimit(number, (soft, hard))
+        what = f"user {spec.get('user')}"
+        if spec.get("user"):
+            uid, gid, groups = spec["user"]
+            os.setgroups(groups)
+            os.setgid(gid)
+            os.setuid(uid)
+        what = f"working directory {spec['cwd']}"
+        os.chdir(spec["cwd"])
+    except (OSError, ValueError) as error:
+        why = os.strerror(error.errno or 0) if isinstance(error, OSError) else str(error)
+        raise Refused(f"{what}: {why}", 126) from None
+
+
+def execute(argv: list[str], env: dict[str, str]) -> NoReturn:
+    """Execute a command in place of this process. Raises ``Refused``."""
+    for number in CHILD_SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        os.execvpe(argv[0], argv, env)
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            raise Refused(f"command not found: {argv[0]}", 127) from None
+        raise Refused(f"{argv[0]}: {os.strerror(error.errno or 0)}", 126) from None
+
+
+class Refused(Exception):
+    """The container's process could not become what it should: why, and a shell's exit code for it."""
+
+    def __init__(self, why: str, code: int) -> None:
+        super().__init__(why)
+        self.code = code
 
 
 def run_child(spec: dict[str, Any], go: int, output: int, failed: int) -> NoReturn:
@@ -142,16 +196,26 @@ def run_child(spec: dict[str, Any], go: int, output: int, failed: int) -> NoRetu
         os.dup2(devnull, 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        for number in CHILD_SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
-        os.chdir(spec["cwd"])
-        os.execvpe(spec["argv"][0], spec["argv"], spec["env"])
-    except OSError as error:
-        os.write(failed, str(error.errno or 0).encode())
-    except BaseException:
-        os.write(failed, b"0")
+        enter(spec)
+        execute(spec["argv"], spec["env"])
+    except Refused as refused:
+        os.write(failed, f"{refused.code} {refused}".encode()[:FAILED_BYTES_MAX])
+    except BaseException as error:
+        os.write(failed, f"126 {error!r}".encode()[:FAILED_BYTES_MAX])
     finally:
         os._exit(125)
+
+
+def beside(folder: str, argv: list[str]) -> NoReturn:
+    """Run a command as if in the container, with this process's own input and output."""
+    with open(f"{folder}/spec.json", encoding="utf-8") as file:  # noqa: PTH123
+        spec = json.load(file)
+    try:
+        enter(spec)
+        execute(argv, {**spec["env"], **({"TERM": os.environ["TERM"]} if "TERM" in os.environ else {})})
+    except Refused as refused:
+        print(refused, file=sys.stderr)
+        sys.exit(refused.code)
 
 
 def supervise(folder: str, ready: int) -> None:
@@ -195,17 +259,24 @@ def supervise(folder: str, ready: int) -> None:
         return
     os.write(go_in, b"g")
     os.close(go_in)
-    refused = os.read(failed, 16)  # ends at once when the command is executed
+    refused = os.read(failed, FAILED_BYTES_MAX)  # ends at once when the command is executed
     if refused:
         os.waitpid(child, 0)
-        write_end(folder, not_started(*refusal(OSError(int(refused), ""), spec)))
+        exit_code, _, why = refused.decode("utf-8", "replace").partition(" ")
+        write_end(folder, not_started(f"CannotStartContainerError: {why}", int(exit_code)))
+        remove_groups(spec)
         return
     os.close(failed)
     os.write(ready, b"r")
     os.close(ready)
 
-    code = pump(child, output, wake_out, Log(f"{folder}/log", spec["logBytesMax"]))
-    write_end(folder, {"exitCode": code, "startedAt": started_at, "stoppedAt": time.time()})
+    log = Log(spec["log"], spec["logBytesMax"], spec["logFilesMax"])
+    code = pump(child, output, wake_out, log, spec)
+    end: dict[str, Any] = {"exitCode": code, "startedAt": started_at, "stoppedAt": time.time()}
+    if code == KILLED and killed_for_memory(spec):
+        end["reason"] = OUT_OF_MEMORY
+    remove_groups(spec)
+    write_end(folder, end)
 
 
 def not_started(reason: str, code: int) -> dict[str, Any]:
@@ -224,10 +295,54 @@ def write_end(folder: str, end: dict[str, Any]) -> None:
             return
 
 
-def pump(child: int, output: int, wake: int, log: Log) -> int:
+def killed_for_memory(spec: dict[str, Any]) -> bool:
+    """Say whether the kernel killed a process of the container's group because its memory was used up."""
+    events = spec.get("memoryEvents")
+    if not events:
+        return False
+    try:
+        with open(events, encoding="ascii") as file:  # noqa: PTH123
+            counts = dict(line.split() for line in file if len(line.split()) == 2)
+    except OSError:
+        return False
+    return int(counts.get("oom_kill", 0)) > 0
+
+
+def kill_groups(spec: dict[str, Any]) -> None:
+    """Kill all that is left in the container's control groups: also what left its process group."""
+    deadline = time.monotonic() + GROUP_EMPTY_S_MAX
+    for procs in spec.get("cgroups", ()):
+        while time.monotonic() < deadline:
+            try:
+                with open(procs, encoding="ascii") as file:  # noqa: PTH123
+                    pids = file.read().split()
+            except OSError:
+                break
+            if not pids:
+                break
+            for pid in pids:
+                try:
+                    os.kill(int(pid), signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            time.sleep(LOCK_RETRY_S)
+
+
+def remove_groups(spec: dict[str, Any]) -> None:
+    """Remove the container's control groups, and its task's where no other is left."""
+    for procs in spec.get("cgroups", ()):
+        group = os.path.dirname(procs)  # noqa: PTH120
+        for folder in (group, os.path.dirname(group)):  # noqa: PTH120
+            try:
+                os.rmdir(folder)  # noqa: PTH106
+            except OSError:
+                break
+
+
+def pump(child: int, output: int, wake: int, log: Log, spec: dict[str, Any]) -> int:
     """Copy output and pass signals on until the child has ended; return its exit code.
 
-    Whatever of its process group is left then is killed, as with a container.
+    Whatever of its process group and control groups is left then is killed, as with a container.
     """
     os.set_blocking(output, False)
     poll = select.poll()
@@ -251,6 +366,7 @@ def pump(child: int, output: int, wake: int, log: Log) -> int:
                 break
     _signal_group(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
+    kill_groups(spec)
     if is_open:
         while _copy(output, log, until_empty=True):
             pass
@@ -292,6 +408,8 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "--beside":
+        beside(sys.argv[2], sys.argv[3:])
     os.set_inheritable(3, False)
     os.closerange(4, os.sysconf("SC_OPEN_MAX"))
     main(sys.argv[1])

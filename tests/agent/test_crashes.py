@@ -15,7 +15,8 @@ import trio
 from trio.testing import MockClock
 
 from agent.loop import Agent
-from agent.reconcile import Action, Phase
+from agent.model import Phase
+from agent.reconcile import Action
 from agent.runtime import MemoryRuntime
 from cluster.ops import stop_task
 from cluster.records import ContainerDefinition
@@ -94,9 +95,7 @@ async def crashing_story(here: World, lives: list[int]) -> int:
         assert codes[ends] == 9
         assert codes[stops] == 137
         assert all(
-            runtime.inspect(task, name).phase is not Phase.RUNNING
-            for task in tasks
-            for name in ("main", "side")
+            runtime.look(task, name).phase is not Phase.RUNNING for task in tasks for name in ("main", "side")
         )
         nursery.cancel_scope.cancel()
     return deaths

@@ -12,7 +12,7 @@ import trio
 from trio.testing import MockClock
 
 from agent.folder import AgentFolder, FolderLocked
-from agent.reconcile import ContainerState, Phase
+from agent.model import ContainerState, Phase
 from cluster import keys
 from cluster.ops import TaskNotFound, set_instance_status, stop_task
 from cluster.records import InstanceStatus, StopCode
@@ -118,7 +118,7 @@ async def test_tasks_outlive_their_agent(tmp_path: Path, autojump_clock: MockClo
         await agent.kill()
         await here.until(lambda state: not state.instances(CLUSTER)[0].connected)
         runtime.finish(tasks[0], "main", exit_code=3)
-        assert [runtime.inspect(task, "main").phase for task in tasks[1:]] == [Phase.RUNNING] * 2
+        assert [runtime.look(task, "main").phase for task in tasks[1:]] == [Phase.RUNNING] * 2
         again = await here.start_agent(runtime)
         view = await here.until_status(tasks[0], "STOPPED")
         assert view.status is not None and view.status.exit_code == 3, "what it missed is not lost"
@@ -144,7 +144,7 @@ async def test_tasks_outlive_the_journal_being_away(tmp_path: Path, autojump_clo
         await trio.sleep(5)
         runtime.finish(one, "main", exit_code=4)
         await trio.sleep(150)
-        assert runtime.inspect(other, "main").phase is Phase.RUNNING
+        assert runtime.look(other, "main").phase is Phase.RUNNING
         await here.nodes.start()
         view = await here.until_status(one, "STOPPED")
         assert view.status is not None and view.status.exit_code == 4
@@ -169,7 +169,7 @@ async def test_an_agent_that_starts_while_the_journal_is_away_takes_back_what_ru
         await here.nodes.kill(1)
         await here.start_agent(runtime)
         await trio.sleep(100)
-        assert [runtime.inspect(task, "main").phase for task in tasks] == [Phase.RUNNING] * 2
+        assert [runtime.look(task, "main").phase for task in tasks] == [Phase.RUNNING] * 2
         runtime.finish(tasks[0], "main")
         await trio.sleep(10)
         await here.nodes.start(1)
@@ -254,7 +254,7 @@ async def test_a_journal_older_than_what_was_seen_is_refused(
         failure = await agent.failure()
         assert failure.startswith("StaleState: the journal is at revision ")
         assert "has acted on revision 10000" in failure
-        assert runtime.inspect(task, "main").phase is Phase.RUNNING
+        assert runtime.look(task, "main").phase is Phase.RUNNING
         assert runtime.signals == []
 
 
@@ -297,7 +297,7 @@ async def test_an_orphan_is_stopped_after_a_consistent_read(
         await here.until_status(task, "RUNNING")
         await here.journal.delete(keys.task(CLUSTER, "i-a", task))
         with trio.fail_after(60):
-            await runtime.wait(task, "main")
+            await runtime.changed(task, "main", runtime.look(task, "main"))
         assert runtime.signals == [(task, "main", False)]
 
 

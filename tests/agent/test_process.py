@@ -15,8 +15,9 @@ import trio.lowlevel
 import trio.testing
 
 from agent.folder import log_files
+from agent.model import ContainerState, LocalTask, Phase
 from agent.process import ProcessRuntime
-from agent.reconcile import ContainerState, LocalTask, Phase
+from agent.process_spec import LogLimits
 from agent.supervisor import start_time
 from cluster.records import ContainerDefinition, KeyValue, Task, TaskDefinition
 from journal.types import Revision
@@ -61,21 +62,26 @@ class Machine:
 def machine(tmp_path: Path) -> Iterator[Machine]:
     machine = Machine(tmp_path)
     yield machine
-    runtime = machine.agent()
-    for folder in (tmp_path / "tasks").glob("*"):
-        runtime.signal(folder.name, "main", kill=True)
+
+    async def kill() -> None:
+        for folder in (tmp_path / "tasks").glob("*"):
+            await machine.agent().signal(folder.name, "main", kill=True)
+
+    trio.run(kill)
 
 
 async def ended(runtime: ProcessRuntime) -> ContainerState:
     with trio.fail_after(DEADLINE_S):
-        await runtime.wait("t1", "main")
-    return runtime.inspect("t1", "main")
+        state = await runtime.inspect("t1", "main")
+        while state.phase is Phase.RUNNING:
+            state = await runtime.changed("t1", "main", state)
+        return state
 
 
 async def started(runtime: ProcessRuntime, local: LocalTask) -> ContainerState:
     with trio.fail_after(DEADLINE_S):
         await runtime.start(local, "main")
-    return runtime.inspect(local.id, "main")
+    return await runtime.inspect(local.id, "main")
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -85,13 +91,19 @@ async def until(condition: Callable[[], bool]) -> None:
             await trio.sleep(0.01)
 
 
+async def until_stopped(runtime: ProcessRuntime) -> None:
+    with trio.fail_after(DEADLINE_S):
+        while (await runtime.inspect("t1", "main")).phase is not Phase.STOPPED:  # noqa: ASYNC110
+            await trio.sleep(0.01)
+
+
 async def until_logged(machine: Machine, text: str) -> None:
     await until(lambda: text in machine.log())
 
 
 async def test_a_command_runs_and_its_exit_code_and_output_are_kept(machine: Machine) -> None:
     runtime = machine.agent()
-    assert runtime.inspect("t1", "main") == ContainerState()
+    assert await runtime.inspect("t1", "main") == ContainerState()
     await started(runtime, local_task("sh", "-c", "echo out; echo err >&2; exit 7"))
     state = await ended(runtime)
     assert (state.phase, state.exit_code, state.reason) == (Phase.STOPPED, 7, None)
@@ -105,7 +117,7 @@ async def test_a_new_agent_finds_the_running_process_and_learns_its_exit_code(ma
     first = machine.agent()
     before = await started(first, local_task("sh", "-c", "read line < ../gate; exit 42"))
     second = machine.agent()
-    assert second.inspect("t1", "main") == before
+    assert await second.inspect("t1", "main") == before
     assert before.phase is Phase.RUNNING
     await machine.open_gate()
     assert (await ended(second)).exit_code == 42
@@ -124,7 +136,7 @@ async def test_starting_many_times_runs_once(machine: Machine) -> None:
     state = await ended(runtimes[0])
     assert state.exit_code == 0
     await started(machine.agent(), local)
-    assert machine.agent().inspect("t1", "main") == state
+    assert await machine.agent().inspect("t1", "main") == state
     assert machine.log() == "ran\n"
 
 
@@ -180,7 +192,7 @@ async def test_sigterm_ends_the_whole_group(machine: Machine) -> None:
     await until_logged(machine, "\n")
     helper = int(machine.log())
     assert start_time(helper) is not None
-    assert runtime.signal("t1", "main", kill=False)
+    assert await runtime.signal("t1", "main", kill=False)
     state = await ended(runtime)
     assert state.exit_code == 128 + signal.SIGTERM
     await until(lambda: start_time(helper) is None)
@@ -192,9 +204,9 @@ async def test_what_ignores_sigterm_is_killed_by_sigkill_even_by_another_agent(m
     )
     await until_logged(machine, "ready")
     other = machine.agent()
-    assert other.signal("t1", "main", kill=False)
-    assert other.inspect("t1", "main").phase is Phase.RUNNING
-    assert other.signal("t1", "main", kill=True)
+    assert await other.signal("t1", "main", kill=False)
+    assert (await other.inspect("t1", "main")).phase is Phase.RUNNING
+    assert await other.signal("t1", "main", kill=True)
     assert (await ended(other)).exit_code == 128 + signal.SIGKILL
 
 
@@ -207,7 +219,7 @@ async def test_processes_left_behind_are_killed_when_the_command_ends(machine: M
 
 
 async def test_the_log_keeps_the_newest_output_within_its_limit(machine: Machine) -> None:
-    runtime = machine.agent(log_bytes_max=10_000)
+    runtime = machine.agent(logs=LogLimits(10_000, 2))
     program = "import sys\nfor i in range(10000): sys.stdout.write(f'line {i}\\n')"
     await started(runtime, local_task(sys.executable, "-c", program))
     assert (await ended(runtime)).exit_code == 0
@@ -223,23 +235,23 @@ async def test_a_killed_supervisor_leaves_the_task_running_and_says_that_its_cod
 ) -> None:
     runtime = machine.agent()
     await started(runtime, local_task("sleep", "600"))
-    state = runtime.inspect("t1", "main")
+    state = await runtime.inspect("t1", "main")
     supervisor = json.loads(machine.file("supervisor.json").read_text())["pid"]
     os.kill(supervisor, signal.SIGKILL)
     await until(lambda: start_time(supervisor) is None)
     after = machine.agent()
     with trio.fail_after(DEADLINE_S):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(after.wait, "t1", "main")
+            nursery.start_soon(after.changed, "t1", "main", state)
             await trio.testing.wait_all_tasks_blocked()
-            assert after.inspect("t1", "main") == state
-            assert after.signal("t1", "main", kill=False)
-    state = after.inspect("t1", "main")
+            assert await after.inspect("t1", "main") == state
+            assert await after.signal("t1", "main", kill=False)
+    state = await after.inspect("t1", "main")
     assert state.phase is Phase.STOPPED
     assert state.exit_code is None
     assert state.reason == "ContainerVanishedError: its supervisor was killed; the exit code is unknown"
     await started(after, local_task("sleep", "600"))
-    assert after.inspect("t1", "main") == state, "it must not run a second time"
+    assert await after.inspect("t1", "main") == state, "it must not run a second time"
 
 
 async def test_after_a_restart_of_the_machine_a_pid_means_nothing(machine: Machine) -> None:
@@ -252,16 +264,16 @@ async def test_after_a_restart_of_the_machine_a_pid_means_nothing(machine: Machi
     process.update(pid=os.getpid(), startTime=start_time(os.getpid()), bootId="of another start")
     machine.file("process.json").write_text(json.dumps(process))
     # The supervisor writes the exit code down and then ends: until then the container counts as running.
-    await until(lambda: machine.agent().inspect("t1", "main").phase is Phase.STOPPED)
-    state = machine.agent().inspect("t1", "main")
+    await until_stopped(machine.agent())
+    state = await machine.agent().inspect("t1", "main")
     assert state.reason == "ContainerVanishedError: the machine was restarted; the exit code is unknown"
     process.update(
         startTime=process["startTime"] - 1,
         bootId=json.loads(machine.file("supervisor.json").read_text())["bootId"],
     )
     machine.file("process.json").write_text(json.dumps(process))
-    assert machine.agent().inspect("t1", "main").phase is Phase.STOPPED
-    assert machine.agent().signal("t1", "main", kill=True), "and nobody else is killed"
+    assert (await machine.agent().inspect("t1", "main")).phase is Phase.STOPPED
+    assert await machine.agent().signal("t1", "main", kill=True), "and nobody else is killed"
 
 
 async def test_a_supervisor_that_died_before_the_command_leaves_nothing(machine: Machine) -> None:
@@ -269,7 +281,7 @@ async def test_a_supervisor_that_died_before_the_command_leaves_nothing(machine:
     folder.mkdir(parents=True)
     machine.file("supervisor.json").write_text('{"pid": 1, "startTime": 0, "bootId": "x"}')
     runtime = machine.agent()
-    assert runtime.inspect("t1", "main").phase is Phase.STOPPED
+    assert (await runtime.inspect("t1", "main")).phase is Phase.STOPPED
     await started(runtime, local_task("sh", "-c", "echo ran"))
     assert machine.log() == ""
 
@@ -280,9 +292,9 @@ async def test_a_stop_that_comes_with_the_start_is_not_lost(machine: Machine) ->
     with trio.fail_after(DEADLINE_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(runtime.start, local, "main")
-            while other.inspect("t1", "main").phase is Phase.CREATED:
+            while (await other.inspect("t1", "main")).phase is Phase.CREATED:
                 await trio.lowlevel.checkpoint()
-            while not other.signal("t1", "main", kill=False):
+            while not await other.signal("t1", "main", kill=False):
                 await trio.lowlevel.checkpoint()
     assert (await ended(runtime)).exit_code == 128 + signal.SIGTERM
 
@@ -300,7 +312,9 @@ async def test_an_exit_code_waits_until_the_disk_takes_it(machine: Machine) -> N
     runtime = machine.agent()
     await started(runtime, local_task("sh", "-c", "exit 5"))
     await until(lambda: "cannot be written yet" in machine.file("supervisor.log").read_text())
-    assert machine.agent().inspect("t1", "main").phase is Phase.RUNNING, "its claim is not released yet"
+    assert (await machine.agent().inspect("t1", "main")).phase is Phase.RUNNING, (
+        "its claim is not released yet"
+    )
     machine.file("exit.json").rmdir()
     assert (await ended(runtime)).exit_code == 5
 
@@ -309,8 +323,8 @@ async def test_a_process_that_cannot_be_written_down_does_not_run(machine: Machi
     machine.file("process.json").mkdir(parents=True)
     runtime = machine.agent()
     state = await started(runtime, local_task("sh", "-c", "echo ran"))
-    await until(lambda: runtime.inspect("t1", "main").phase is Phase.STOPPED)
-    state = runtime.inspect("t1", "main")
+    await until_stopped(runtime)
+    state = await runtime.inspect("t1", "main")
     assert state.failed_to_start
     assert state.reason == "CannotStartContainerError: Is a directory"
     assert machine.log() == ""

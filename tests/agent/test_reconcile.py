@@ -7,19 +7,16 @@ from typing import Any
 
 import pytest
 
+from agent.model import ContainerState, LocalTask, Phase, Signalled
 from agent.reconcile import (
     KILL_AGAIN_S,
     Confirm,
-    ContainerState,
     Decision,
     FetchDefinition,
     ForgetFolder,
     ForgetRecords,
     Kill,
-    LocalTask,
-    Phase,
     Report,
-    Signalled,
     Start,
     Terminate,
     View,
@@ -103,7 +100,9 @@ def test_running_is_reported_once_all_containers_run() -> None:
     assert report.status.started_at == 5.0
     assert report.before is None
     settled = decide(
-        local={"t": LOCAL}, containers=states(RUNNING, RUNNING), reported=reported(LastStatus.RUNNING)
+        local={"t": LOCAL},
+        containers=states(RUNNING, RUNNING),
+        reported={"t": At(report.status, Revision(5))},
     )
     assert settled == Decision((), None)
 
@@ -204,7 +203,11 @@ def test_the_end_of_an_essential_container_ends_the_task() -> None:
 
 def test_the_end_of_another_container_does_not() -> None:
     view: dict[str, Any] = {"local": {"t": LOCAL}, "reported": reported(LastStatus.RUNNING)}
-    assert decide(containers=states(RUNNING, ended(3)), **view).actions == ()
+    report = only_report(decide(containers=states(RUNNING, ended(3)), **view))
+    assert report.status.last_status is LastStatus.RUNNING
+    assert [c.last_status for c in report.status.containers] == [LastStatus.RUNNING, LastStatus.STOPPED]
+    view["reported"] = {"t": At(report.status, Revision(6))}
+    assert decide(containers=states(RUNNING, ended(3)), **view).actions == (), "it is told once"
 
 
 def test_an_end_before_running_was_reported_is_reported_at_once() -> None:

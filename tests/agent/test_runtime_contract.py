@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
+from agent.model import ContainerState, LocalTask, Phase
 from agent.process import ProcessRuntime
-from agent.reconcile import ContainerState, LocalTask, Phase
 from agent.runtime import MemoryRuntime, Runtime
 from tests.agent.test_process import DEADLINE_S, local_task
 
@@ -49,11 +50,11 @@ SLEEP = local_task("sleep", "600")
 @runtimes
 async def test_what_was_never_started_is_created(make: Make, tmp_path: Path) -> None:
     runtime = make(tmp_path)
-    assert runtime.inspect("t1", "main") == ContainerState()
-    assert not runtime.signal("t1", "main", kill=True), "there is nothing to signal yet"
+    assert await runtime.inspect("t1", "main") == ContainerState()
+    assert not await runtime.signal("t1", "main", kill=True), "there is nothing to signal yet"
     with trio.fail_after(DEADLINE_S):
-        await runtime.wait("t1", "main")
-    runtime.remove("t1")
+        assert await runtime.changed("t1", "main", ContainerState()) == ContainerState()
+    await runtime.remove(SLEEP)
 
 
 @runtimes
@@ -62,26 +63,42 @@ async def test_it_runs_until_it_is_signalled(make: Make, tmp_path: Path, kill: b
     runtime = make(tmp_path)
     with trio.fail_after(DEADLINE_S):
         await runtime.start(SLEEP, "main")
-        state = runtime.inspect("t1", "main")
+        state = await runtime.inspect("t1", "main")
         assert state.phase is Phase.RUNNING
         assert state.runtime_id
         assert state.started_at is not None
         await runtime.start(SLEEP, "main")
-        assert runtime.inspect("t1", "main") == state, "it is started once"
+        assert await runtime.inspect("t1", "main") == state, "it is started once"
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(runtime.wait, "t1", "main")
-            nursery.start_soon(runtime.wait, "t1", "main")
-            await trio.lowlevel.checkpoint()
-            assert runtime.signal("t1", "main", kill=kill)
-        after = runtime.inspect("t1", "main")
+            nursery.start_soon(runtime.changed, "t1", "main", state)
+            nursery.start_soon(runtime.changed, "t1", "main", state)
+            await trio.testing.wait_all_tasks_blocked()
+            assert await runtime.signal("t1", "main", kill=kill)
+        after = await runtime.inspect("t1", "main")
         assert after.phase is Phase.STOPPED
         assert after.exit_code == 128 + (signal.SIGKILL if kill else signal.SIGTERM)
         assert after.stopped_at is not None
         assert (after.runtime_id, after.started_at) == (state.runtime_id, state.started_at)
-        await runtime.wait("t1", "main")
-        assert runtime.signal("t1", "main", kill=True), "there is nothing left to signal"
+        assert await runtime.changed("t1", "main", state) == after
+        assert await runtime.signal("t1", "main", kill=True), "there is nothing left to signal"
         await runtime.start(SLEEP, "main")
-        assert runtime.inspect("t1", "main") == after, "and never again"
+        assert await runtime.inspect("t1", "main") == after, "and never again"
+
+
+@runtimes
+async def test_what_has_stopped_starts_again_once_for_each_attempt(make: Make, tmp_path: Path) -> None:
+    runtime = make(tmp_path)
+    with trio.fail_after(DEADLINE_S):
+        for attempt in (0, 1, 2):
+            await runtime.start(SLEEP, "main", attempt)
+            state = await runtime.inspect("t1", "main")
+            assert (state.phase, state.attempt) == (Phase.RUNNING, attempt)
+            await runtime.start(SLEEP, "main", attempt)
+            await runtime.start(SLEEP, "main", max(attempt - 1, 0))
+            assert await runtime.inspect("t1", "main") == state
+            assert await runtime.signal("t1", "main", kill=True)
+            after = await runtime.changed("t1", "main", state)
+            assert (after.phase, after.attempt, after.exit_code) == (Phase.STOPPED, attempt, 137)
 
 
 @runtimes
@@ -89,8 +106,8 @@ async def test_what_cannot_start_has_stopped_with_a_reason(make: Make, tmp_path:
     runtime = make(tmp_path)
     with trio.fail_after(DEADLINE_S):
         await runtime.start(local_task("no-such-command-anywhere"), "main")
-        await runtime.wait("t1", "main")
-    state = runtime.inspect("t1", "main")
+        state = await runtime.inspect("t1", "main")
+        state = await runtime.changed("t1", "main", state)
     assert (state.phase, state.exit_code, state.failed_to_start) == (Phase.STOPPED, 127, True)
     assert state.reason is not None
     assert state.reason.startswith("CannotStartContainerError: ")
