@@ -55,6 +55,8 @@ __all__ = ["LocalCluster", "LocalClusterError", "NoCluster", "NodeView", "NotRea
 NODES_MAX = 9
 STOP_PATIENCE_S = 10.0
 TASK_PATIENCE_S = 5.0
+SCHEDULER = "scheduler-"
+"""Before the number of a scheduler process."""
 UP = "up"
 """The name under which a foreground ``synod up`` is recorded."""
 
@@ -80,10 +82,12 @@ class LocalCluster:
         endpoints: Sequence[str] = (),
         node_args: Sequence[str] = (),
         agent_args: Sequence[str] = (),
+        schedulers: int = 0,
+        scheduler_args: Sequence[str] = (),
     ) -> Self:
         """Plan a new cluster; nothing is started. ``base_port`` None takes free ports; else node n
-        listens on ``base_port + n``, or where ``endpoints`` says. ``node_args`` and ``agent_args`` are
-        more arguments for each ``synod node`` and ``synod agent``.
+        listens on ``base_port + n``, or where ``endpoints`` says. ``node_args``, ``agent_args`` and
+        ``scheduler_args`` are more arguments for each ``synod node``, ``agent`` and ``scheduler``.
 
         Raises ``LocalClusterError`` where the folder holds a cluster already or cannot be made.
         """
@@ -102,6 +106,8 @@ class LocalCluster:
             agents=[AgentPlan(n) for n in range(1, agents + 1)],
             node_args=list(node_args),
             agent_args=list(agent_args),
+            schedulers=schedulers,
+            scheduler_args=list(scheduler_args),
         )
         try:
             cluster._log_folder.mkdir(parents=True, exist_ok=True)
@@ -133,6 +139,10 @@ class LocalCluster:
     @property
     def agents(self) -> list[int]:
         return [plan.agent for plan in self._file.read().agents]
+
+    @property
+    def schedulers(self) -> list[int]:
+        return list(range(1, self._file.read().schedulers + 1))
 
     @property
     def endpoints(self) -> list[str]:
@@ -178,7 +188,9 @@ class LocalCluster:
     # -- starting -----------------------------------------------------------------
 
     def start(self, *, agents: bool = True) -> list[str]:
-        """Start every node, and every agent, that does not run; return their names.
+        """Start every node, and every agent and scheduler, that does not run; return their names.
+
+        ``agents`` False: nodes only.
 
         Raises ``PortInUse`` before anything is started.
         """
@@ -193,7 +205,8 @@ class LocalCluster:
                 self._spawn_node(state, node)
             for agent in idle_agents:
                 self._spawn_agent(state, agent)
-            return [node.name for node in nodes] + [agent.name for agent in idle_agents]
+            started = [node.name for node in nodes] + [agent.name for agent in idle_agents]
+        return started + (self.start_schedulers() if agents else [])
 
     def start_node(self, node: int) -> int:
         """Start one node and return its pid (that of the running one, if it runs)."""
@@ -229,6 +242,19 @@ class LocalCluster:
             plan.memory = memory if memory is not None else plan.memory
             plan.attributes = dict(attributes) if attributes is not None else plan.attributes
             return self._spawn_agent(state, plan).pid
+
+    def start_schedulers(self, count: int | None = None) -> list[str]:
+        """Start the schedulers that do not run, ``count`` in all (None: as planned); return their names."""
+        with self._file.locked():
+            state = self._file.read()
+            state.schedulers = state.schedulers if count is None else count
+            self._file.write(state)
+            alive = self._alive(state)
+            names = [f"{SCHEDULER}{number}" for number in range(1, state.schedulers + 1)]
+            idle = [name for name in names if name not in alive]
+            for name in idle:
+                self._spawn_scheduler(state, name)
+            return idle
 
     # -- growing and shrinking ------------------------------------------------------
 
@@ -294,6 +320,10 @@ class LocalCluster:
         """As ``kill_node``. Its tasks go on running: they outlive their agent."""
         self._kill(f"agent-{agent}", sig)
 
+    def kill_scheduler(self, scheduler: int, sig: signal.Signals = signal.SIGKILL) -> None:
+        """As ``kill_node``. It keeps nothing, so nothing is lost."""
+        self._kill(f"{SCHEDULER}{scheduler}", sig)
+
     def kill_all(self) -> None:
         """SIGKILL everything at once, as a loss of power would; the plan stays."""
         with self._file.locked():
@@ -325,6 +355,7 @@ class LocalCluster:
             state = self._file.read()
             alive = self._alive(state)
             wanted = {name: ref for name, ref in alive.items() if only is None or name in only}
+            killed += self._stop_kind(SCHEDULER, wanted, patience_s)
             killed += self._stop_kind("agent-", wanted, patience_s)
             if tasks:
                 self._stop_tasks([plan.name for plan in state.agents if only is None or plan.name in only])
@@ -490,6 +521,11 @@ class LocalCluster:
             command += ["--attributes", f"{name}={value}"]
         command += state.agent_args
         return self._spawn(state, plan.name, command)
+
+    def _spawn_scheduler(self, state: State, name: str) -> ProcessRef:
+        endpoints = ",".join(node.endpoint for node in state.nodes)
+        command = ["scheduler", "--endpoints", endpoints, "--cluster", state.cluster]
+        return self._spawn(state, name, [*command, *state.scheduler_args])
 
     def _spawn(self, state: State, name: str, command: Sequence[str]) -> ProcessRef:
         # The child runs this very source tree, wherever it is started from.

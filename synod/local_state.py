@@ -97,6 +97,9 @@ class State:
     node_args: list[str]
     agent_args: list[str]
     running: dict[str, ProcessRef] = field(default_factory=dict)
+    schedulers: int = 0
+    """How many scheduler processes there are to be."""
+    scheduler_args: list[str] = field(default_factory=list)
     last_node: int = 0
     """The highest number that a node ever had: the numbers of removed ones are not given again."""
 
@@ -116,6 +119,8 @@ class State:
             agent_args=data["agent_args"],
             running={name: ProcessRef(**ref) for name, ref in data["running"].items()},
             last_node=data.get("last_node", 0),
+            schedulers=data.get("schedulers", 0),
+            scheduler_args=data.get("scheduler_args", []),
         )
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 NODES = 3
 AGENTS = 2
+SCHEDULERS = 1
 BASE_PORT = 7400
 WATCH_INTERVAL_S = 0.25
 
@@ -37,6 +38,9 @@ WATCH_INTERVAL_S = 0.25
 )
 @click.option("--nodes", type=click.IntRange(1, 9), help=f"How many nodes.  [default: {NODES}]")
 @click.option("--agents", type=click.IntRange(0, 64), help=f"How many agents.  [default: {AGENTS}]")
+@click.option(
+    "--schedulers", type=click.IntRange(0, 9), help="How many schedulers.  [default: 1, without agents 0]"
+)
 @dir_option
 @click.option(
     "--base-port",
@@ -55,6 +59,7 @@ WATCH_INTERVAL_S = 0.25
 def up(
     nodes: int | None,
     agents: int | None,
+    schedulers: int | None,
     folder: Path,
     base_port: int | None,
     detach: bool,
@@ -73,15 +78,15 @@ def up(
     """
     if detach and chaos:
         raise misuse("--chaos needs the foreground: leave --detach out")
-    cluster = _plan(folder, nodes, agents, base_port)
+    cluster = _plan(folder, nodes, agents, base_port, schedulers)
     with _signals_as_interrupts():
         if detach:
-            _start(cluster, agents, timeout_s, as_json, nodes)
+            _start(cluster, agents, timeout_s, as_json, nodes, schedulers)
             _show(cluster, as_json)
             return
         cluster.adopt_supervisor()
         try:
-            _start(cluster, agents, timeout_s, as_json, nodes)
+            _start(cluster, agents, timeout_s, as_json, nodes, schedulers)
             try:
                 _show(cluster, as_json)
                 if chaos:
@@ -153,7 +158,13 @@ def status(endpoints: str | None, folder: Path, timeout_s: float, as_json: bool)
     return 0 if any(view.said for view in views) else UNAVAILABLE
 
 
-def _plan(folder: Path, nodes: int | None, agents: int | None, base_port: int | None) -> LocalCluster:
+def _plan(
+    folder: Path,
+    nodes: int | None,
+    agents: int | None,
+    base_port: int | None,
+    schedulers: int | None,
+) -> LocalCluster:
     """Return the cluster of ``folder``, made if there is none; refuse what contradicts its plan.
 
     A plan that was never used, because the first start failed, contradicts nobody.
@@ -175,6 +186,7 @@ def _plan(folder: Path, nodes: int | None, agents: int | None, base_port: int | 
         nodes=NODES if nodes is None else nodes,
         agents=AGENTS if agents is None else agents,
         base_port=BASE_PORT if base_port is None else base_port,
+        schedulers=schedulers if schedulers is not None else SCHEDULERS if agents != 0 else 0,
     )
 
 
@@ -200,7 +212,12 @@ def _contradiction(cluster: LocalCluster, nodes: int | None, base_port: int | No
 
 
 def _start(
-    cluster: LocalCluster, agents: int | None, timeout_s: float, quiet: bool, nodes: int | None = None
+    cluster: LocalCluster,
+    agents: int | None,
+    timeout_s: float,
+    quiet: bool,
+    nodes: int | None = None,
+    schedulers: int | None = None,
 ) -> None:
     """Start what does not run (of the agents: the first ``agents``) and wait until it is ready; then
     let the cluster grow to ``nodes``.
@@ -221,6 +238,7 @@ def _start(
                 cluster.start_agent(number)
             tell("agents connect")
             cluster.wait_agents(timeout_s)
+            cluster.start_schedulers(schedulers)
     except BaseException:
         # But not a node that has joined since: the others may count on its vote.
         joined = {f"node-{node}" for node in cluster.nodes} - planned
@@ -296,7 +314,7 @@ def _stop_in_order(cluster: LocalCluster, quiet: bool) -> None:
 def _count(names: Iterable[str], tasks: int = 0) -> str:
     """Return such as "3 nodes, 2 agents and 1 task"."""
     kinds = [name.partition("-")[0] for name in names] + ["task"] * tasks
-    counts = [(kinds.count(kind), kind) for kind in ("node", "agent", "task")]
+    counts = [(kinds.count(kind), kind) for kind in ("node", "agent", "scheduler", "task")]
     parts = [f"{number} {kind}{'s' if number > 1 else ''}" for number, kind in counts if number]
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]])) or "nothing"
 
