@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from journal.commits import Commit, commits
-from journal.errors import Overloaded, RevisionCompacted, RevisionInFuture
+from journal.errors import Overloaded, RecordDamaged, RevisionCompacted, RevisionInFuture
 from journal.limits import Limits
 from journal.paxos.messages import AcceptedValue
 from journal.space import Folded, Space
@@ -136,6 +136,9 @@ class TailHub:
                 found = self.read(Revision(revision - 1), 1).commits
             except RevisionCompacted:
                 found = []
+            except RecordDamaged as error:  # a label is not worth a node: it is mended, and told next time
+                self._log.on_damage(error)
+                return ""
             if len(self._labels) > LABELS_MAX:
                 self._labels.clear()
             self._labels.update((commit.revision, commit.label) for commit in found)
@@ -155,7 +158,8 @@ class TailHub:
 
     def read(self, after: Revision, bytes_max: int) -> TailChunk:
         """Return commits from ``after + 1`` on: whole slots, about ``bytes_max`` of entries or
-        one slot, whichever is more. Raises ``RevisionCompacted`` or ``RevisionInFuture``."""
+        one slot, whichever is more. Raises ``RevisionCompacted``, ``RevisionInFuture`` or
+        ``RecordDamaged``."""
         current = self._space.revision
         if after > current:
             raise RevisionInFuture(after, current)
@@ -212,7 +216,10 @@ class TailHub:
         last = after
         slot = self._space.slots.of_revision(Revision(after + 1))
         while not found and slot <= self._space.applied:
-            for entry in self._log.read(slot, self._space.applied, bytes_max):
+            entries = self._log.read(slot, self._space.applied, bytes_max)
+            if not entries:
+                raise self._log.missing(slot)
+            for entry in entries:
                 slot = Slot(entry.slot + 1)
                 outcome = self._space.slots.outcome(entry.slot)
                 if outcome is not None:

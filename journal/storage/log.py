@@ -220,6 +220,14 @@ class LogStore:
             expected = Slot(expected + 1)
         return found
 
+    def missing(self, slot: Slot) -> RecordDamaged:
+        """Return the error that the value of ``slot``, which must be there, is not; it is noticed."""
+        error = RecordDamaged(
+            number_key(ACCEPTED, slot), "it is gone, though the slot is folded and not trimmed"
+        )
+        self.on_damage(error)
+        return error
+
     def held(self, first: Slot, last: Slot, bytes_max: int) -> list[AcceptedValue]:
         """Return what is intact of slots ``first`` to ``last``, chosen or not (``repair``)."""
         found: list[AcceptedValue] = []

@@ -27,8 +27,9 @@ from journal.storage.records import (
     SPACE_FAMILIES,
     STATE,
     family_end,
+    number_of,
 )
-from journal.types import NodeId, Slot
+from journal.types import NodeId, Revision, Slot
 from tests.node.cluster import Cluster, barrier, endpoint_of, put, running, submit
 
 OFTEN = Limits(scrub_interval_s=1, scrub_records_per_step=1_000)
@@ -105,6 +106,63 @@ async def test_a_damaged_entry_is_not_served_and_its_alarm_stands(autojump_clock
         await cluster.until(lambda: "damaged log records wait" in leader.status().health)
         cluster.network.cut.clear()
         await cluster.until(lambda: "damaged" not in leader.status().health)
+
+
+async def test_a_tail_over_an_entry_that_is_gone_is_refused_and_the_entry_repaired(
+    autojump_clock: object,
+) -> None:
+    """Found by the simulator: the node looked for the entry for ever, and did nothing else."""
+    async with running(3) as cluster:
+        await fill(cluster)
+        node = cluster.nodes[2]
+        await cluster.until(lambda: node._care.scrub.passes)  # only a reader will find it from here on
+        storage = storage_of(cluster, 2)
+        key = keys_of(storage, ACCEPTED)[3]
+        whole = storage.get(key)
+        storage.write_now([(key, None)], sync=True)
+        node.tails.reload(node._log)  # nothing is in memory
+        before = node.space._outcome_at(number_of(key)).before
+        with pytest.raises(RecordDamaged, match="it is gone"):
+            node.tails.read(before, 1)
+        await cluster.until(lambda: storage.get(key) == whole)
+        assert node.tails.read(before, 1).commits
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+async def test_a_damaged_entry_does_not_end_the_leader_that_would_name_it_in_a_receipt(
+    autojump_clock: object, is_lost: bool
+) -> None:
+    async with running(3) as cluster:
+        leader = await fill(cluster)
+        await cluster.until(lambda: leader._care.scrub.passes)
+        storage = storage_of(cluster, int(leader.config.node))
+        key = keys_of(storage, ACCEPTED)[3]
+        whole = storage.get(key)
+        if is_lost:
+            storage.write_now([(key, None)], sync=True)
+        else:
+            damage(storage, key)
+        leader.tails.reload(leader._log)
+        for revision in range(1, 8):
+            leader.tails.label_of(Revision(revision))
+        await cluster.until(partial(holds, storage, key, whole or b""))
+        assert leader.status().role == "leader"
+
+
+async def test_a_lagging_peer_gets_past_an_entry_that_is_gone_from_the_leader(autojump_clock: object) -> None:
+    async with running(3) as cluster:
+        leader = await fill(cluster)
+        number = int(leader.config.node)
+        await cluster.until(lambda: leader._care.scrub.passes)
+        lagging = next(node for node in cluster.storages if node != number)
+        await cluster.kill(lagging)
+        await fill(cluster)
+        storage = storage_of(cluster, number)
+        keys = keys_of(storage, ACCEPTED)[-6::2]
+        storage.write_now([(key, None) for key in keys], sync=True)
+        await cluster.start(lagging)
+        await cluster.converge()
+        await cluster.until(lambda: all(storage.get(key) for key in keys))
 
 
 async def test_a_lagging_peer_gets_past_a_damaged_entry_of_the_leader(autojump_clock: object) -> None:
