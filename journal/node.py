@@ -417,9 +417,12 @@ class Node:
                 entries = self._log.read(first, last, self.config.limits.learn_bytes_max)
             except RecordDamaged:
                 continue  # noticed: it is repaired, and the peer asks again, or another
-            if not entries and first < self.space.slots.first and not self._catch_up.is_installing:
-                trimmed = Trimmed(self.space.slots.first, self._core.chosen)
-                self._send([Envelope(self.config.node, to, trimmed)])
+            if not entries and not self._catch_up.is_installing:
+                if first < self.space.slots.first:
+                    trimmed = Trimmed(self.space.slots.first, self._core.chosen)
+                    self._send([Envelope(self.config.node, to, trimmed)])
+                elif first <= self._writer.flushed:
+                    self._log.missing(first)  # noticed: it is repaired, and the peer asks again
             if entries:
                 learned = Learned(self._core.chosen, tuple(entries))
                 self._send([Envelope(self.config.node, to, learned)])
@@ -512,6 +515,11 @@ class Node:
     @property
     def incarnation(self) -> bytes:
         return self._identities.incarnation
+
+    @property
+    def member_endpoint(self) -> str:
+        """Where this node is reached as the members have it; empty where it is none, as far as it knows."""
+        return self._core.endpoints.get(self.config.node, "")
 
     def admit_peer(self, peer: NodeId, incarnation: bytes, reply: PeerReply) -> None:
         """Call ``reply`` once ``peer`` is durably known as the one with this ``incarnation``.
@@ -627,10 +635,10 @@ class Node:
         self._wake()
 
     def change_members(self, change: MemberChange, reply: CommandReply) -> None:
-        """Add, promote or remove one node; ``reply`` is called when the change is chosen, or with
-        ``ChangeRefused`` where it would do harm as things are: the learner lags, the majority would be
-        lost. A leader that is asked to remove itself hands over first, and replies with ``NotLeader``,
-        which says who leads then: ask that one.
+        """Add, promote or remove one node. ``reply`` is called when the change rules and those who have left
+        are needed no more (``pending_change.is_settled``), or with ``ChangeRefused`` where it would do harm
+        as things are: the learner lags, the majority would be lost. A leader that is asked to remove itself
+        hands over first, and replies with ``NotLeader``, which says who leads then: ask that one.
 
         Raises ``NotLeader``, ``InvalidRequest`` (the change makes no sense) or ``Unavailable`` (another
         one is under way).

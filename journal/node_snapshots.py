@@ -93,6 +93,8 @@ class SnapshotHost:
 
     def tick(self, now: float) -> None:
         self.catch_up.tick(now)
+        enough = self._core.chosen - self._config.limits.log_slots_retained_min
+        self.peers_views.caught_up(self._core.peers_known, enough)
         self.peers_views.tick(now)
         self.clients_views.tick(now)
 

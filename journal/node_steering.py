@@ -16,7 +16,7 @@ from journal.node_commands import CommandReply
 from journal.node_config import Clock, NodeConfig
 from journal.paxos import Paxos
 from journal.paxos.changes import MemberChange, Remove, changed
-from journal.pending_change import PendingChange
+from journal.pending_change import PendingChange, is_settled
 from journal.standing import Standing
 from journal.types import NodeId, Revision
 
@@ -46,6 +46,8 @@ class Steering:
         self._logger = log
         self._changing_members = False
         self._change: PendingChange | None = None
+        self._settling: Callable[[], None] | None = None
+        """Who asked for a change that is made, until those who left with it are needed no more."""
         self._transfer_reply: tuple[float, NodeId, Callable[[NodeId | JournalError], None]] | None = None
 
     def tick(self, now: float) -> None:
@@ -102,8 +104,8 @@ class Steering:
     def change_members(self, change: MemberChange, reply: CommandReply) -> None:
         """See ``Node.change_members``."""
         now = self._clock.now()
-        first, newest = self._core.newest_membership
-        if self._changing_members or first > self._core.chosen + 1:
+        _first, newest = self._core.newest_membership
+        if self._changing_members or not self._is_settled:
             raise Unavailable("another change of the members is under way: try again when it rules")
         try:
             after = changed(newest, change)
@@ -115,12 +117,29 @@ class Steering:
             self._changing_members = False
             reply(result)
 
+        def made(result: Revision | JournalError) -> None:
+            if isinstance(result, JournalError):
+                done(result)
+            else:
+                self._settling = lambda: done(result)
+
         patience = self._config.paxos.election_timeout_s
-        self._change = PendingChange(change, after, now, now + patience, done)
+        self._change = PendingChange(change, after, now, now + patience, made)
         self._weigh_change(now)
 
+    @property
+    def _is_settled(self) -> bool:
+        """Whether the change before needs nobody any more who has left with it."""
+        core = self._core
+        first, newest = core.newest_membership
+        return is_settled(self._config.node, core.chosen, core.peers_progress, first, newest)
+
     def _weigh_change(self, now: float) -> None:
-        """Make the change that waits once enough is heard of the peers, or refuse it."""
+        """Make the change that waits once enough is heard of the peers, or refuse it; tell when one that was
+        made is settled."""
+        if self._settling is not None and self._is_settled:
+            settled, self._settling = self._settling, None
+            settled()
         pending = self._change
         if pending is None:
             return
@@ -153,6 +172,9 @@ class Steering:
         pending, self._change = self._change, None
         if pending is not None:
             pending.reply(error)
+        settled, self._settling = self._settling, None
+        if settled is not None:
+            settled()  # it is made; the next change waits for the rest, whoever leads
 
     def fail(self, error: JournalError) -> None:
         """Answer everybody who waits."""

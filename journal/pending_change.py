@@ -14,6 +14,7 @@ from journal.errors import JournalError
 from journal.paxos.changes import MemberChange, Promote, check_alive
 from journal.paxos.config import PeerProgress
 from journal.paxos.membership import Membership
+from journal.paxos.quorum import is_quorum
 from journal.types import NodeId, Revision
 
 
@@ -46,3 +47,18 @@ class PendingChange:
         except ValueError as error:
             return str(error)
         return ""
+
+
+def is_settled(
+    leader: NodeId, chosen: int, progress: Mapping[NodeId, PeerProgress], first: int, newest: Membership
+) -> bool:
+    """Whether a quorum of ``newest``, which rules from slot ``first`` on, knows all slots before that.
+
+    Only then do those who have left matter no more. Until then a slot may be open, or known chosen to
+    few, in which *their* votes count: with one of them switched off and one of the others lost, it
+    could never be learned nor chosen again.
+    """
+    know = {node for node, peer in progress.items() if peer.chosen >= first - 1}
+    if chosen >= first - 1:
+        know.add(leader)
+    return is_quorum(know, newest.voter_ids)

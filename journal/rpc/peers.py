@@ -57,6 +57,9 @@ and a client that offers again at once brings the next Accept by then: a parcel 
 _RETRY_S = 0.1
 _REFUSED_RETRY_S = 3.0
 
+CALLERS_MAX = 64
+"""Callers that are answered, members or not; far more than there may be members."""
+
 
 class Registry(Protocol):
     """Who knows the incarnations: the node."""
@@ -64,6 +67,11 @@ class Registry(Protocol):
     @property
     def incarnation(self) -> bytes:
         """This node's own."""
+        ...
+
+    @property
+    def member_endpoint(self) -> str:
+        """Where this node is reached, if it is a member; else empty."""
         ...
 
     def admit_peer(
@@ -103,6 +111,11 @@ class GrpcTransport:
         self._deliver: Callable[[Envelope], None] | None = None
         self._registry: Registry | None = None
         self._members: frozenset[NodeId] | None = None
+        self._endpoints: dict[NodeId, str] = {}
+        self._callers: dict[NodeId, str] = {}
+        """Who has a stream to this node, and where it says it is reached. It is answered, be it a member or
+        not as far as is known here: a node that was away while all others were replaced knows none of those
+        that lead now."""
         self._links: dict[NodeId, _Link] = {}
         self._incoming: dict[NodeId, asyncio.Future[str]] = {}
         self._pulses: dict[NodeId, Pulse] = {}
@@ -130,14 +143,21 @@ class GrpcTransport:
             for node in self._incoming.keys() & (members ^ self._members):
                 self._end_incoming(node, "the membership has changed")
         self._members = members
+        self._endpoints = dict(endpoints)
+        self._follow()
+
+    def _follow(self) -> None:
+        """Have a link to each member, and to each caller."""
+        wanted = {**self._callers, **self._endpoints}
+        wanted.pop(self._node, None)
         for node, link in list(self._links.items()):
-            if endpoints.get(node) != link.endpoint:
+            if wanted.get(node) != link.endpoint:
                 del self._links[node]
                 link.close()
         if self._closed:
             return
-        for node, endpoint in endpoints.items():
-            if node != self._node and node not in self._links:
+        for node, endpoint in wanted.items():
+            if node not in self._links:
                 metadata = (
                     (methods.MD_PROTOCOL, methods.PEER_PROTOCOL),
                     (methods.MD_CLUSTER, self._cluster),
@@ -184,6 +204,12 @@ class GrpcTransport:
         if self._registry is None:
             return ()
         return ((methods.MD_INCARNATION, self._registry.incarnation.hex()),)
+
+    @property
+    def own_endpoint(self) -> tuple[tuple[str, str], ...]:
+        """The metadata by which this node says where it is reached; it may change while a link waits."""
+        endpoint = self._registry.member_endpoint if self._registry is not None else ""
+        return ((methods.MD_ENDPOINT, endpoint),) if endpoint else ()
 
     async def admit(self, peer: NodeId, metadata: Mapping[str, str | bytes]) -> None:
         """Return when ``peer`` is known, durably, as the one that it says it is.
@@ -236,8 +262,12 @@ class GrpcTransport:
             raise WrongCluster(f"node {sender} is this node itself")
         return NodeId(int(sender))
 
-    async def receive(self, sender: NodeId, read: Callable[[], Awaitable[px.Parcel | None]]) -> None:
+    async def receive(
+        self, sender: NodeId, read: Callable[[], Awaitable[px.Parcel | None]], endpoint: str = ""
+    ) -> None:
         """Deliver what a peer's stream brings until the peer ends it (``read`` gives None).
+
+        ``endpoint``: where it says it is reached; while its stream lasts it can be answered there.
 
         Raises ``ProtocolViolation`` where the stream cannot be understood any more, and
         ``Unavailable`` where this node stops or the same peer has opened a newer stream.
@@ -247,6 +277,10 @@ class GrpcTransport:
         if sender in self._incoming:
             self._end_incoming(sender, f"node {sender} has opened a newer stream")
         self._incoming[sender] = ended
+        host, _colon, port = endpoint.rpartition(":")
+        if host and port.isdecimal() and len(self._callers) < CALLERS_MAX:
+            self._callers[sender] = endpoint
+            self._follow()
         reader = loop.create_task(self._read_parcels(sender, read))
         try:
             futures: set[asyncio.Future[Any]] = {reader, ended}
@@ -257,6 +291,8 @@ class GrpcTransport:
         finally:
             if self._incoming.get(sender) is ended:
                 del self._incoming[sender]
+                if self._callers.pop(sender, None) is not None:
+                    self._follow()
             reader.cancel()
             await asyncio.wait({reader})
             if not reader.cancelled():
@@ -396,7 +432,8 @@ class _Link:
                     request_serializer=methods.encode,
                     response_deserializer=px.Empty.FromString,
                 )
-                call = exchange(metadata=self._metadata, wait_for_ready=True)
+                metadata = (*self._metadata, *self._transport.own_endpoint)
+                call = exchange(metadata=metadata, wait_for_ready=True)
                 refusal: WrongCluster | None = None
                 try:
                     await self._write_to(call)

@@ -194,7 +194,8 @@ class Server:
                 parcel: px.Parcel | None = await self._edge.read(context)
                 return parcel
 
-            await self._transport.receive(sender, read)
+            endpoint = str(metadata.get(methods.MD_ENDPOINT, ""))
+            await self._transport.receive(sender, read, endpoint)
 
         await self._edge.guarded(context, handler)
 

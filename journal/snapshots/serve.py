@@ -8,7 +8,7 @@ nobody asks for ends: the asker is told that it is gone, and begins again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from struct import Struct
 from typing import NamedTuple
 
@@ -157,6 +157,13 @@ class Server:
     def state_of(self, asker: NodeId) -> State:
         """Return what the open view of ``asker`` is of."""
         return self._open[asker][1].state
+
+    def caught_up(self, known: Mapping[NodeId, Slot], enough: int) -> None:
+        """Give up the views of those that are known to be at ``enough`` and past the view: they need neither
+        it nor the log that it keeps, and others may wait for their places."""
+        for asker, (_view, source) in list(self._open.items()):
+            if known.get(asker, 0) >= max(source.state.applied, enough):
+                self._close(asker)
 
     def tick(self, now: float) -> None:
         """Give up the views that nobody has asked for within ``snapshot_idle_s``."""

@@ -92,6 +92,41 @@ async def test_the_leader_can_be_removed(autojump_clock: MockClock) -> None:
         assert await cluster.leader() is new
 
 
+async def test_who_left_is_needed_no_more_when_the_change_is_answered(autojump_clock: MockClock) -> None:
+    """Found by the simulator (seed 281): the slots before those that the new members rule were still open,
+    so with the removed node switched off and another one lost they could never be chosen."""
+    async with running(4) as cluster:
+        leader = await cluster.leader()
+        await submit(leader, put("a"))
+        number = leader.config.node
+        removed, _one, other = (NodeId(node) for node in cluster.nodes if node != number)
+        await change(cluster, Remove(removed))
+        first, newest = leader._core.newest_membership
+        know = [node for node in cluster.nodes.values() if node._core.chosen >= first - 1]
+        assert len({node.config.node for node in know} & newest.voter_ids) >= 2
+        await cluster.kill(int(removed))
+        await cluster.kill(int(number))
+        await submit(await cluster.leader(other_than=int(number)), put("b"))
+        assert other in newest.voter_ids
+
+
+async def test_a_change_waits_until_the_one_before_is_settled(autojump_clock: MockClock) -> None:
+    async with running(3) as cluster:
+        leader = await cluster.leader()
+        number = int(leader.config.node)
+        await change(cluster, AddLearner(NodeId(4), endpoint_of(4)))
+        others = [node for node in cluster.nodes if node != number]
+        answers: list[object] = []
+        leader.change_members(Remove(NodeId(4)), answers.append)
+        await cluster.until(lambda: leader._core.newest_membership[1].nodes == (1, 2, 3))
+        for node in others:  # they hear no more of it, and it not of them
+            cluster.network.cut |= {(number, node), (node, number)}
+        with pytest.raises(Unavailable, match="another change of the members is under way"):
+            leader.change_members(AddLearner(NodeId(5), endpoint_of(5)), answers.append)
+        await cluster.until(lambda: answers)
+        assert isinstance(answers[0], Unavailable)
+
+
 async def test_a_lost_node_is_replaced(autojump_clock: MockClock) -> None:
     async with running(3) as cluster:
         await submit(await cluster.leader(), put("a"))

@@ -398,6 +398,7 @@ class Known:
         self.disowned: set[int] = set()
         self.refused: list[tuple[int, JournalError | None]] = []
         self.at_once = True
+        self.member_endpoint = ""
 
     def admit_peer(
         self, peer: NodeId, incarnation: bytes, reply: Callable[[NodeId | JournalError], None]
@@ -485,3 +486,29 @@ async def test_who_becomes_a_member_opens_a_new_stream_to_be_recorded() -> None:
         await until(lambda: [peer for peer, _incarnation in second.asked].count(1) == 2)
         two.transport.set_peers({})
         await until(lambda: second.asked.count((1, b"11111111")) > 2)
+
+
+@guest
+async def test_who_calls_is_answered_though_it_is_no_member_that_is_known() -> None:
+    """A node that was away while all others were replaced knows none of those that lead now."""
+    async with known_pair() as (one, first, two, _second):
+        first.member_endpoint = one.endpoint
+        two.transport.set_peers({})
+        one.transport.set_peers({NodeId(2): two.endpoint})
+        send(one.transport, 2, learn(1))
+        await until(lambda: two.got)
+        two.transport.send([Envelope(NodeId(2), NodeId(1), learn(7))])
+        await until(lambda: one.got == [Envelope(NodeId(2), NodeId(1), learn(7))])
+        one.transport.set_peers({})  # it calls no more
+        await until(lambda: not two.transport.links())
+
+
+@guest
+async def test_who_does_not_say_where_it_is_reached_is_not_answered() -> None:
+    async with known_pair() as (one, first, two, _second):
+        first.member_endpoint = "nowhere"
+        two.transport.set_peers({})
+        one.transport.set_peers({NodeId(2): two.endpoint})
+        send(one.transport, 2, learn(1))
+        await until(lambda: two.got)
+        assert not two.transport.links()

@@ -37,7 +37,7 @@ from journal.storage.records import (
     STATE,
     family_end,
 )
-from journal.types import NodeId, Revision
+from journal.types import NodeId, Revision, Slot
 from tests.space.stories import DIRECTED, Play, stories
 from tests.space.world import World, entry
 from tests.space.world import batch as packed_batch
@@ -339,6 +339,21 @@ def test_views_are_few_and_end_when_nobody_asks() -> None:
     assert isinstance(ahead, SnapshotRefused) and ahead.is_gone
     server.close()
     assert server.open == 0 and server.oldest_slot is None
+
+
+def test_a_view_ends_when_its_asker_is_known_to_have_caught_up() -> None:
+    """Found by the simulator (seed 332): the third waited until the first two had been idle for long."""
+    world = some_world()
+    server = Server(world.storage, LIMITS, FIRST, 32)
+    for node in (2, 3):
+        assert isinstance(server.answer(NodeId(node), SnapshotAsk(1, b""), 0.0), SnapshotChunk)
+    slot = world.space.applied
+    server.caught_up({NodeId(2): Slot(slot - 1)}, 0)
+    server.caught_up({NodeId(2): slot, NodeId(3): slot}, slot + 1)  # the log behind the view is still needed
+    assert server.open == 2
+    server.caught_up({NodeId(2): Slot(slot + 1), NodeId(3): Slot(slot - 1)}, slot + 1)
+    assert server.open == 1 and server.oldest_slot == slot
+    server.close()
 
 
 def test_nothing_is_sent_of_a_space_that_is_empty() -> None:
