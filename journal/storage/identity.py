@@ -22,7 +22,7 @@ import trio
 
 from journal.errors import DataFolderError, ProtocolViolation, RecordDamaged
 from journal.paxos.membership import Membership
-from journal.storage import Storage
+from journal.storage import Storage, Write
 from journal.storage.leveldb import LevelDBStorage
 from journal.storage.peers import INCARNATION_BYTES
 from journal.storage.records import IDENTITY, seal, unseal
@@ -138,6 +138,11 @@ def read_identity(storage: Storage, name: str) -> Identity | None:
 
 
 async def _write(storage: Storage, identity: Identity) -> None:
+    await storage.write([identity_write(identity)], sync=True)
+
+
+def identity_write(identity: Identity) -> Write:
+    """Return the record of ``identity``."""
     said: dict[str, Any] = {
         "format": FORMAT,
         "cluster": identity.cluster,
@@ -147,7 +152,7 @@ async def _write(storage: Storage, identity: Identity) -> None:
     }
     if identity.first is not None:
         said["first"] = identity.first.pack()
-    await storage.write([(IDENTITY, seal(IDENTITY, msgpack.packb(said)))], sync=True)
+    return IDENTITY, seal(IDENTITY, msgpack.packb(said))
 
 
 def _make_folder(path: Path) -> None:

@@ -8,12 +8,13 @@ import multiprocessing
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from tests.sim import report
 from tests.sim.options import Options, draw
-from tests.sim.run import Result, simulate
+from tests.sim.run import SEEN, Result, simulate
 
 RUNS = 200
 
@@ -101,10 +102,13 @@ def _many(o: argparse.Namespace) -> int:
     runs = o.runs if o.runs is not None or o.minutes is not None else RUNS
     began = time.monotonic()
     done = failed = revisions = 0
-    virtual_s = 0.0
+    virtual_s = cpu_s = 0.0
+    seen: Counter[str] = Counter()
     for result in results(o.first, runs, o.minutes, o.jobs, o.set):
         done += 1
         virtual_s += result.virtual_s
+        cpu_s += result.cpu_s
+        seen.update({name: result.counts.get(name, 0) for name in SEEN})
         revisions += result.counts.get("revisions", 0)
         if result.ok:
             if not o.quiet:
@@ -117,8 +121,9 @@ def _many(o: argparse.Namespace) -> int:
     took = time.monotonic() - began
     print(
         f"{done} runs, {failed} failed: {virtual_s / 60:.1f} virtual minutes and {revisions} revisions"
-        f" in {took:.1f} s ({done / max(took, 1e-9):.1f} runs/s)"
+        f" in {took:.1f} s ({done / max(took, 1e-9):.1f} runs/s; {cpu_s / max(done, 1):.2f} CPU s a run)"
     )
+    print("they saw " + ", ".join(f"{count} {name}" for name, count in seen.items()))
     return 1 if failed else 0
 
 

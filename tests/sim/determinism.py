@@ -10,7 +10,11 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Awaitable, Callable
+import signal
+import traceback
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import TypeVar
 
 import trio
@@ -18,6 +22,9 @@ import trio._core._run as trio_run
 import trio.testing
 
 T = TypeVar("T")
+
+CPU_S_MAX = 60
+"""A run takes a second."""
 
 
 def _clock() -> trio.testing.MockClock:
@@ -35,6 +42,28 @@ def _clock() -> trio.testing.MockClock:
     return clock
 
 
+class RunsForEver(Exception):
+    """Virtual time stands still: somebody loops without waiting for anything."""
+
+
+@contextmanager
+def _watchdog() -> Iterator[None]:
+    """Raise ``RunsForEver`` wherever the program is, after so much CPU time. It is no part of the run: one
+    that ends before is not touched by it."""
+
+    def bark(_signal: int, frame: FrameType | None) -> None:
+        where = "".join(traceback.format_stack(frame, 6))
+        raise RunsForEver(f"{CPU_S_MAX} s of CPU in one run, at last in\n{where}")
+
+    was = signal.signal(signal.SIGVTALRM, bark)
+    signal.setitimer(signal.ITIMER_VIRTUAL, CPU_S_MAX)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, was)
+
+
 def run(seed: int, main: Callable[[], Awaitable[T]]) -> T:
     """Run ``main`` on virtual time that jumps whenever nobody can go on. Same seed, same run."""
     was = trio_run._ALLOW_DETERMINISTIC_SCHEDULING
@@ -45,7 +74,8 @@ def run(seed: int, main: Callable[[], Awaitable[T]]) -> T:
     collects = gc.isenabled()
     gc.disable()
     try:
-        return trio.run(main, clock=_clock())
+        with _watchdog():
+            return trio.run(main, clock=_clock())
     finally:
         trio_run._ALLOW_DETERMINISTIC_SCHEDULING = was  # type: ignore[misc]
         if collects:

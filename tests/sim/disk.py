@@ -3,8 +3,11 @@
 Below is ``MemoryStorage``, which keeps what readers see and what a power failure would leave.
 What a batch does when the machine dies while it is being written is drawn: it may be whole on
 the disk though nobody was told, or not be there at all (a batch is never torn: LevelDB's log has
-a checksum per batch). Later faults (flipped bits, lost blocks, a full disk) have their
-place in ``SimDisk.get`` / ``iterate`` and ``write``.
+a checksum per batch, and drops a torn one). A full disk fails the write that does not fit.
+
+``spoil`` damages what is there, at rest, as ``tests.paxos.damage`` does under the core: bits flip, records
+get lost or turn up in each other's place. A lost block is more than a lost record: LevelDB has checksums
+of its blocks, and fails to read it.
 """
 
 from __future__ import annotations
@@ -28,7 +31,6 @@ class SimDisk:
 
     def __init__(self, memory: MemoryStorage, host: Host, rng: random.Random) -> None:
         self.memory = memory
-        self.get = memory.get
         self._host = host
         self._rng = rng
         self._dead = trio.Event()
@@ -41,17 +43,34 @@ class SimDisk:
         self.writes = 0
         self.syncs = 0
 
+    def get(self, key: bytes) -> bytes | None:
+        if self._host.bad_block is not None:
+            self._check(key)
+        return self.memory.get(key)
+
     def iterate(
         self, start: bytes, stop: bytes | None, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
-        return self.memory.iterate(start, stop, reverse=reverse)
+        found = self.memory.iterate(start, stop, reverse=reverse)
+        return found if self._host.bad_block is None else self._checked(found)
+
+    def _checked(self, found: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+        for key, value in found:
+            self._check(key)
+            yield key, value
+
+    def _check(self, key: bytes) -> None:
+        block = self._host.bad_block
+        if block is not None and block[0] <= key <= block[1]:
+            self.has_failed = True
+            raise StorageFailed("read failed: a block is damaged: an injected fault")
 
     def view(self) -> View:
         return self.memory.view()
 
     async def write(self, writes: Iterable[Write], *, sync: bool) -> None:
         batch = list(writes)
-        assert self._writing is None, "one writer at a time"
+        assert self._writing is None or self.has_failed, "one writer at a time"
         self._writing = (batch, sync)
         mean = self._host.world.options.disk_s if sync else 0.00001
         delay = self._rng.expovariate(1.0 / mean)
@@ -68,12 +87,20 @@ class SimDisk:
         if sync and self.fails_next_sync:
             self.fails_next_sync, self.has_failed = False, True
             self._host.world.log(self._host.number, "the disk fails a sync")
-            # Part of it may be on the disk all the same: the host draws that when it restarts.
+            # Part of it may be on the disk all the same: the host draws that when it restarts. What was
+            # written before and not synced is gone too, whatever a later sync says: the kernel takes pages
+            # that it could not write for clean (Rebello et al., 2020).
+            self.memory._unsynced.clear()
             raise StorageFailed("sync failed: an injected fault")
         self._writing = None
         self.writes += 1
         self.syncs += sync
-        self.memory.write_now(batch, sync=sync)
+        try:
+            self.memory.write_now(batch, sync=sync)
+        except StorageFailed as error:
+            self.has_failed = True
+            self._host.world.log(self._host.number, f"the disk fails: {error}")
+            raise
 
     def size_bytes(self) -> int:
         return self.memory.size_bytes()
@@ -103,8 +130,7 @@ class SimDisk:
         if self._writing is not None:
             batch, _sync = self._writing
             # It was on its way: to the operating system, or farther.
-            if self._rng.random() < 0.5 and not self.memory._failed:
-                self.memory.write_now(batch, sync=False)
+            if self._rng.random() < 0.5 and not self.memory._failed and self._took(batch):
                 if not power:
                     unsynced += 1
                 elif self._rng.random() < 0.7:
@@ -113,3 +139,10 @@ class SimDisk:
         found = self.memory.crashed(kept)
         self.memory.close()
         return found
+
+    def _took(self, batch: list[Write]) -> bool:
+        try:
+            self.memory.write_now(batch, sync=False)
+        except StorageFailed:  # it is full
+            return False
+        return True

@@ -15,7 +15,7 @@ import trio
 
 from journal.connection import Connection, Consistency, GetReply, NotSent, ScanReply, TailMessage
 from journal.connection_local import LocalConnection
-from journal.errors import JournalError, Unavailable
+from journal.errors import JournalError, RecordDamaged, StorageError, Unavailable
 from journal.node import Node, NodeMember, NodeStatus
 from journal.offers import Verdict
 from journal.paxos.changes import MemberChange
@@ -97,7 +97,7 @@ class SimConnection:
         if host.is_paused and life is not None:
             host.hold(lambda: self._arrive(data, call))
             return
-        if life is None:
+        if life is None or not life.is_ready:
             if call is not None:
                 world.after(world.options.latency_s, lambda: call.answer(Unavailable(LOST)))
             return
@@ -110,12 +110,19 @@ class SimConnection:
         try:
             life.node.submit(data, reply)
         except JournalError as error:
-            reply(error)
+            reply(self._refusal(life, error))
             return
         # What was refused is promised not to have any effect, and no stream repeats it by itself.
         # What was taken in may come again, as it does from a client that heard nothing.
         if call is not None and world.network.is_faulty and self._rng.random() < world.options.edge_repeat:
             world.after(self._rng.random() * LATE_S, lambda: self._arrive(data, None))
+
+    @staticmethod
+    def _refusal(life: Life, error: JournalError) -> JournalError:
+        """What the node's server makes of an error (``journal.rpc.edge``, ``journal.rpc.errors``)."""
+        if isinstance(error, RecordDamaged):
+            life.node.damaged(error)
+        return Unavailable(str(error)) if isinstance(error, StorageError) else error
 
     def _reply(self, life: Life, call: _Submit, result: list[Verdict] | JournalError) -> None:
         world, rng = self._world, self._rng
@@ -137,6 +144,10 @@ class SimConnection:
         life = self._host.life
         try:
             result = await call()
+        except JournalError as error:
+            if life is None or not life.is_alive:
+                raise
+            raise self._refusal(life, error) from error
         finally:
             # A dead node's callbacks are answered by its own cleaning up: nobody hears that.
             if life is None or not life.is_alive:

@@ -25,6 +25,8 @@ from journal.paxos.messages import (
     Prepare,
     Promise,
 )
+from tests.sim.damage import damage, wipe
+from tests.sim.members import operate
 
 if TYPE_CHECKING:
     from tests.sim.host import Host
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 Fault = Callable[["World", random.Random], Awaitable[None]]
 
 
-def _leader(world: World) -> Host | None:
+def leader_of(world: World) -> Host | None:
     """The node that leads at the highest ballot, as nobody in the cluster can know."""
     leaders = [
         (host.node._core.ballot, host)
@@ -44,7 +46,7 @@ def _leader(world: World) -> Host | None:
 
 
 def _victim(world: World, rng: random.Random) -> Host:
-    leader = _leader(world)
+    leader = leader_of(world)
     if leader is not None and rng.random() < world.options.crash_leader:
         return leader
     return rng.choice(list(world.hosts.values()))
@@ -55,7 +57,7 @@ async def partition(world: World, rng: random.Random) -> None:
     nodes = list(world.hosts)
     clients = [-1 - client for client in range(world.options.clients)]
     kind = rng.choice(("halves", "alone", "leader", "pair", "one way", "deaf", "mute"))
-    leader = _leader(world)
+    leader = leader_of(world)
     one = leader.number if leader is not None and rng.random() < 0.6 else rng.choice(nodes)
     others = [node for node in nodes if node != one]
     if kind == "halves":
@@ -106,7 +108,7 @@ async def picky(world: World, rng: random.Random) -> None:
     """Links lose messages of one kind: what a protocol fears is not loss, but loss at the wrong moment."""
     nodes = list(world.hosts)
     kinds = rng.choice(PICKED)
-    leader = _leader(world)
+    leader = leader_of(world)
     one = leader.number if leader is not None and rng.random() < 0.7 else rng.choice(nodes)
     others = [node for node in nodes if node != one]
     some = rng.sample(others, rng.randint(1, len(others)))
@@ -169,7 +171,7 @@ async def clock_jump(world: World, rng: random.Random) -> None:
 
 
 async def transfer(world: World, rng: random.Random) -> None:
-    leader = _leader(world)
+    leader = leader_of(world)
     if leader is None or leader.is_paused or leader.node is None:
         return
     to = rng.choice([None, *world.hosts])
@@ -182,7 +184,7 @@ async def transfer(world: World, rng: random.Random) -> None:
 async def coup(world: World, rng: random.Random) -> None:
     """The leader hands over, and hears nothing from then on: it leads on in its own eyes, until its
     check of the quorum fails. Those who ask it now must not be told the past."""
-    leader = _leader(world)
+    leader = leader_of(world)
     if leader is None or leader.is_paused or leader.node is None:
         return
     heirs = [number for number in world.hosts if number != leader.number]
@@ -208,7 +210,7 @@ async def coup(world: World, rng: random.Random) -> None:
 
 
 async def compact(world: World, rng: random.Random) -> None:
-    leader = _leader(world)
+    leader = leader_of(world)
     if leader is None or leader.is_paused or leader.node is None:
         return
     revision = leader.node.space.revision
@@ -216,12 +218,50 @@ async def compact(world: World, rng: random.Random) -> None:
     if wanted <= 0:
         return
     world.log(leader.number, f"compact to {wanted}")
-    number = world.recorder.number()
-    world.recorder.invoke("operator", number, "compact", revision=wanted)
     try:
         leader.node.compact(wanted, lambda _result: None)  # type: ignore[arg-type]
     except (JournalError, OfferRejected) as error:
         world.log(leader.number, f"compaction refused: {error}")
+
+
+async def outage(world: World, rng: random.Random) -> None:
+    """A node is away for long: the others compact and trim what it lacks, and send it a snapshot."""
+    host = rng.choice(list(world.hosts.values()))
+    if any(other.is_out for other in world.hosts.values()):
+        return
+    lasts = rng.uniform(4.0, 15.0) * world.options.election_timeout_s
+    host.is_out = True
+    world.log(host.number, f"away for {lasts:.2f} s")
+    links = [(other, host.number) for other in world.hosts if other != host.number]
+    links += [(to, sender) for sender, to in links]
+    if rng.random() < 0.5:
+        host.kill(power=rng.random() < 0.5)
+        mend = None
+    else:
+        mend = world.network.cut(links)
+
+    def back() -> None:
+        host.is_out = False
+        if mend is not None:
+            mend()
+        else:
+            host.start_if_down()
+
+    world.after(lasts, back)
+
+
+async def full_disk(world: World, rng: random.Random) -> None:
+    """A file system fills up: down to the reserve, into it, or for good. Later there is space again."""
+    host = _victim(world, rng)
+    life = host.life
+    if life is None or life.disk.memory.capacity_bytes is not None:
+        return
+    reserve = world.options.disk_reserve_bytes
+    left = rng.choice((0, reserve // 2, reserve + reserve // 8, 2 * reserve))
+    lasts = rng.uniform(1.0, 10.0) * world.options.election_timeout_s
+    life.disk.memory.capacity_bytes = life.disk.memory.size_bytes() + left
+    world.log(host.number, f"{left} bytes are left on the disk, for {lasts:.2f} s")
+    world.after(lasts, host.make_space)
 
 
 async def stop(world: World, rng: random.Random) -> None:
@@ -244,6 +284,10 @@ KINDS: dict[str, Fault] = {
     "coup_s": coup,
     "compact_s": compact,
     "stop_s": stop,
+    "outage_s": outage,
+    "damage_s": damage,
+    "wipe_s": wipe,
+    "full_disk_s": full_disk,
 }
 
 
@@ -264,4 +308,6 @@ async def storm(world: World) -> None:
                 mean_s = getattr(world.options, name)
                 if mean_s > 0:
                     nursery.start_soon(_again_and_again, world, name, fault, mean_s)
+            if world.options.members_s:
+                nursery.start_soon(operate, world, world.rng("operator"))
             nursery.start_soon(trio.sleep_forever)

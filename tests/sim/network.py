@@ -6,13 +6,13 @@ cut one way only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import trio
 
 from journal.paxos.messages import Envelope
-from journal.types import NodeId
+from tests.sim.links import Streams
 
 if TYPE_CHECKING:
     from tests.sim.host import Life
@@ -23,7 +23,8 @@ class Network:
     """Links, and what is wrong with each."""
 
     def __init__(self, world: World) -> None:
-        self._world = world
+        self.world = self._world = world
+        self.streams = Streams(self)
         self._options = world.options
         self._rng = world.rng("network")
         self._cut: dict[tuple[int, int], int] = {}
@@ -37,6 +38,10 @@ class Network:
         self.is_faulty = True
         self.sent = 0
         self.delivered = 0
+
+    @property
+    def now(self) -> float:
+        return trio.current_time()
 
     # -- what faults do ------------------------------------------------------------------
 
@@ -120,16 +125,16 @@ class Network:
                 link, kind = (sender, to), type(envelope.message)
                 if any(link in links and kind in kinds for links, kinds in self._picky):
                     continue
-            self._send(envelope)
+            self._send(life, envelope)
             if self.is_faulty and options.repeat and self._rng.random() < options.repeat:
-                self._send(envelope, in_order=False)
+                self._send(life, envelope, in_order=False)
 
-    def _send(self, envelope: Envelope, *, in_order: bool = True) -> None:
+    def _send(self, life: Life, envelope: Envelope, *, in_order: bool = True) -> None:
         sender, to = int(envelope.sender), int(envelope.to)
         due = self.arrival(sender, to, in_order=in_order)
-        self._world.at(due, lambda: self._deliver(envelope))
+        self._world.at(due, lambda: self._deliver(life, envelope))
 
-    def _deliver(self, envelope: Envelope) -> None:
+    def _deliver(self, sender: Life, envelope: Envelope) -> None:
         to = int(envelope.to)
         if self.is_cut(int(envelope.sender), to):
             return
@@ -140,24 +145,6 @@ class Network:
         if life is None or life.deliver is None:
             return
         if host.is_paused:
-            host.hold(lambda: self._deliver(envelope))
+            host.hold(lambda: self._deliver(sender, envelope))
             return
-        self.delivered += 1
-        life.deliver(envelope)
-
-
-class SimTransport:
-    """Implements ``journal.node.Transport`` for one life of a node."""
-
-    def __init__(self, network: Network, life: Life) -> None:
-        self._network = network
-        self._life = life
-
-    def start(self, deliver: Callable[[Envelope], None]) -> None:
-        self._life.deliver = deliver
-
-    def send(self, envelopes: Sequence[Envelope]) -> None:
-        self._network.post(self._life, envelopes)
-
-    def set_peers(self, endpoints: Mapping[NodeId, str]) -> None:
-        self._life.peers = dict(endpoints)
+        self.streams.pass_on(sender, life, envelope)

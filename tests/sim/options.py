@@ -55,6 +55,16 @@ class Options:
     scan_keys: int = 100
     cache_records: int = 1000
     flush_interval_s: float = 0.1
+    log_slots_retained: int = 4096
+    """The log behind is trimmed where it is compacted: who is farther behind needs a snapshot."""
+    log_trim_step_slots: int = 50
+    snapshot_chunk_bytes: int = 100_000
+    snapshot_step_records: int = 500
+    snapshot_idle_s: float = 60.0
+    retain_revisions: int = 0
+    """The leader compacts what is older by itself. 0: it does not."""
+    disk_reserve_bytes: int = 4096
+    scrub_interval_s: int = 3600
     # Of the journal's format, the same on all nodes.
     sessions: int = 10_000
     session_idle_revisions: int = 1_000_000
@@ -91,6 +101,17 @@ class Options:
     transfer_s: float = 0.0
     compact_s: float = 0.0
     stop_s: float = 0.0
+    outage_s: float = 0.0
+    """A node is away for so long that others trim what it lacks."""
+    members_s: float = 0.0
+    """An operator changes the members: grows, shrinks, replaces, removes who leads."""
+    damage_s: float = 0.0
+    """Records are damaged at rest: flipped bits, lost or swapped records, unreadable blocks."""
+    wipe_s: float = 0.0
+    """A disk is lost as a whole."""
+    wiped_returns: bool = False
+    """A wiped node comes back under its old number, by mistake; else it stays away, to be replaced."""
+    full_disk_s: float = 0.0
     client_death_s: float = 0.0
     down_s: float = 0.5
     """How long a node stays down, on average."""
@@ -98,6 +119,10 @@ class Options:
     """What a synced write takes, on average."""
     clock_rates: float = 0.0
     """How far a node's clock may run from true, as a fraction."""
+    spoiled_max: int = 1
+    """How many nodes in all may lose or damage what is on their disks: never more than a minority."""
+    voters_max: int = 5
+    """How far the operator grows the cluster."""
     lull: float = 0.0
     """The part of each ``LULL_PERIOD_S`` in which no new fault comes, so that work gets done."""
     power_at_the_end: bool = False
@@ -233,8 +258,45 @@ def draw(seed: int) -> Options:
             disk_s=rng.choice((0.0003, 0.005)),
             lull=rng.choice((0.0, 0.3)),
         )
+    options = _with_disks_and_members(options, rng)
     if options.nodes == 7:  # keep a run's cost in bounds
         options = replace(options, storm_s=min(options.storm_s, 4.0), clients=min(options.clients, 2))
     if not any(options.weights):
         options = replace(options, weights=(1,) * len(KINDS))
     return options
+
+
+def _with_disks_and_members(options: Options, rng: random.Random) -> Options:
+    """Draw what takes away logs, disks and members: each in a part of the runs, in all combinations."""
+    timeout_s = options.election_timeout_s
+
+    def every(probability: float, *timeouts: float) -> float:
+        value = rng.choice(timeouts)
+        return round(value * timeout_s, 4) if rng.random() < probability else 0.0
+
+    members_s = every(0.35, 1, 2, 5)
+    if rng.random() < 0.4:
+        options = replace(
+            options,
+            log_slots_retained=rng.choice((1, 10, 40)),
+            log_trim_step_slots=rng.choice((3, 50)),
+            snapshot_chunk_bytes=rng.choice((200, 2000, 100_000)),
+            snapshot_step_records=rng.choice((3, 20, 500)),
+            snapshot_idle_s=rng.choice((0.5, 2.0, 5.0)),
+            retain_revisions=rng.choice((0, 1, 10, 40)),
+            compact_s=options.compact_s or round(rng.choice((1, 3)) * timeout_s, 4),
+            outage_s=every(0.8, 3, 8),
+        )
+    return replace(
+        options,
+        members_s=members_s,
+        # With members that come and go, a minority of the fewest there may be.
+        spoiled_max=1 if members_s else (options.nodes - 1) // 2,
+        voters_max=max(options.nodes, rng.choice((4, 5))),
+        damage_s=every(0.25, 1, 3, 8),
+        scrub_interval_s=rng.choice((1, 3, 3600)),
+        wipe_s=every(0.15, 8),
+        wiped_returns=not members_s and rng.random() < 0.7,
+        full_disk_s=every(0.12, 4, 10),
+        disk_reserve_bytes=rng.choice((500, 4096, 20_000)),
+    )

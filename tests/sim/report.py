@@ -42,7 +42,8 @@ def failure(result: Result, *, replay: str, lines: int = LINES_SHOWN) -> str:
 
 
 def columns(lines: list[Line], nodes: int) -> str:
-    """time | world and clients | node 1 | node 2 | ..."""
+    """time | world and clients | node 1 | node 2 | ... (those that joined later, too)"""
+    nodes = max([nodes, *(line.column for line in lines)])
     names = ["world", *(f"node {number}" for number in range(1, nodes + 1))]
     width = COLUMN_WIDTH if nodes <= 3 else 26
     rows = [" | ".join([f"{'time':>9}", *(f"{name:<{width}}" for name in names)]).rstrip()]

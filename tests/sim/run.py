@@ -14,17 +14,17 @@ import trio
 
 import journal.recent
 import journal.sessions
-from journal.client import OfferRejected, connect
+from journal.client import Journal, OfferRejected, connect
 from journal.connection import LOCAL, Connection
 from journal.connection_local import LocalConnection
-from journal.errors import JournalError
+from journal.errors import JournalError, SpaceFull, StorageError
 from journal.node import Node
 from journal.offers import Offer, Put
 from journal.types import Revision
 from synod.history.check import check
 from synod.history.client import commit_json, record_json, record_tail, text
 from synod.history.format import HistoryInvalid
-from tests.sim import determinism, faults
+from tests.sim import determinism, faults, members
 from tests.sim.host import Host, membership_of
 from tests.sim.network import Network
 from tests.sim.options import Options
@@ -108,6 +108,7 @@ async def _main(world: World) -> float:
     world.watch = Watch(world)
     world.recorder = MemoryRecorder(world.clock_ns, keep_events=world.is_watched_closely)
     membership = membership_of(world.options)
+    world.watch.memberships.append((1, membership))
     try:
         with world.scope:
             world.at(VIRTUAL_S_MAX, lambda: world.violate("a run ends", f"not after {VIRTUAL_S_MAX:g} s"))
@@ -146,7 +147,7 @@ async def _course(world: World) -> None:
     world.log(0, "the clients are done")
     await _converge(world, "after the storm")
     if options.power_at_the_end:
-        for host in world.hosts.values():
+        for host in needed(world):
             host.kill(power=True)
         for host in world.hosts.values():
             host.start_if_down()
@@ -181,9 +182,21 @@ async def heal(world: World) -> None:
     world.network.heal()
     for host in world.hosts.values():
         host.resume()
+        host.make_space()
+        host.is_out = False
         if host.life is not None:
             host.life.disk.heal()
         host.start_if_down()
+
+
+def needed(world: World) -> list[Host]:
+    """The nodes that must work in fair weather: the members that were not lost with their disks."""
+    numbers = members.now(world).nodes
+    return [
+        host
+        for number, host in world.hosts.items()
+        if number in numbers and not host.is_lost and not host.is_disowned
+    ]
 
 
 # -- fair weather ----------------------------------------------------------------------------------
@@ -209,45 +222,61 @@ async def _converge(world: World, when: str) -> None:
     timeout = world.options.election_timeout_s
     # A node that is still down or stopping comes back within 3 s; then some elections may collide.
     # A disk that was slow still has to end its last write; a lagging node learns a little at a time.
+    # Who waits for a snapshot may have to wait until another's is given up.
     limit = 10.0 + 30 * timeout + world.options.disk_s * 300
+    if world.options.log_slots_retained < 4096:
+        limit += 3 * world.options.snapshot_idle_s
     began = world.now
     with trio.move_on_after(limit) as scope:
         config = replace(client_config(world.options), timeout_s=limit, attempt_timeout_s=1.0)
         connector = _FairConnector(world)
-        endpoints = [host.endpoint for host in world.hosts.values()]
+        endpoints = [host.endpoint for host in needed(world)]
         async with connect(endpoints, connector=connector, config=config, rng=world.rng(when)) as journal:
-            try:
-                label = f"fair weather {when}"
-                number = world.recorder.number()
-                mutation = {"put": "fair", "value": when}
-                world.recorder.invoke("fair", number, "offer", label=label, mutations=[mutation])
-                offer = Offer((Put(b"fair", when.encode()),), label=label)
-                revision = await journal.offer(offer, timeout_s=None)
-                world.recorder.complete("fair", number, accepted=revision)
-            except (JournalError, OfferRejected) as error:
-                world.violate("progress after healing", f"{when}: {error}")
+            if not await _fair_offer(world, journal, when):
                 return
         while not _settled(world):  # noqa: ASYNC110  # virtual time: nobody waits
             await trio.sleep(timeout / 10)
     if scope.cancelled_caught:
-        stands = {
-            host.number: (
-                host.node.status().role,
-                host.node.space.applied,
-                host.node._core.chosen,
-                host.node._core.ballot,
-            )
-            if host.node
-            else "down"
-            for host in world.hosts.values()
-        }
-        world.violate("progress after healing", f"{when}, no agreement within {limit:g} s: {stands}")
+        found = members.now(world)
+        stands = "; ".join(f"{host.number}: {_stand(host.node)}" for host in needed(world))
+        world.violate(
+            "progress after healing",
+            f"{when}, no agreement within {limit:g} s among voters {sorted(found.voter_ids)} and learners"
+            f" {[int(member.node) for member in found.learners]}, at slot {world.watch.applied}: {stands}",
+        )
     world.log(0, f"settled {when} in {world.now - began:.2f} s")
+
+
+def _stand(node: Node | None) -> str:
+    if node is None:
+        return "down"
+    status = node.status()
+    return f"{status.role} applied={status.applied} chosen={status.chosen} {status.ballot} {status.health}"
+
+
+async def _fair_offer(world: World, journal: Journal, when: str) -> bool:
+    """Have one offer accepted. A disk that was full a moment ago may still be said to be."""
+    while True:
+        label = f"fair weather {when} {world.now:.3f}"
+        number = world.recorder.number()
+        mutation = {"put": "fair", "value": when}
+        world.recorder.invoke("fair", number, "offer", label=label, mutations=[mutation])
+        try:
+            revision = await journal.offer(Offer((Put(b"fair", when.encode()),), label=label), timeout_s=None)
+        except SpaceFull as error:
+            world.recorder.complete("fair", number, refused=str(error))
+            await trio.sleep(0.2)
+        except (JournalError, OfferRejected) as error:
+            world.violate("progress after healing", f"{when}: {error}")
+            return False
+        else:
+            world.recorder.complete("fair", number, accepted=revision)
+            return True
 
 
 def _settled(world: World) -> bool:
     """All nodes are up and have folded the same, and abandoned leases are over."""
-    nodes = [host.node for host in world.hosts.values()]
+    nodes = [host.node for host in needed(world)]
     if None in nodes:
         return False
     applied = {node.space.applied for node in nodes if node is not None}
@@ -265,32 +294,41 @@ async def _record_end(world: World) -> None:
         commits = [commit_json(commit) for commit in watch.commits]
         recorder.message("folds", number, 1, len(commits), commits)
     recorder.complete("folds", number, ended=True)
-    for host in world.hosts.values():
-        node = host.node
-        assert node is not None
-        last = int(node.space.revision)
-        name = f"end-of-node-{host.number}"
-        connection = LocalConnection(host.endpoint, partial(_node_of, host))
-        await record_tail(
-            connection,
-            recorder,
-            name,
-            upto=last,
-            node=host.number,
-            after=int(node.space.compacted),
-            final=True,
+    for host in needed(world):
+        try:
+            await _record_node(world, host)
+        except StorageError as damage:
+            if not host.is_spoiled:
+                raise
+            world.log(host.number, f"not asked further: {damage}")
+
+
+async def _record_node(world: World, host: Host) -> None:
+    node, recorder = host.node, world.recorder
+    assert node is not None
+    last = int(node.space.revision)
+    name = f"end-of-node-{host.number}"
+    connection = LocalConnection(host.endpoint, partial(_node_of, host))
+    await record_tail(
+        connection,
+        recorder,
+        name,
+        upto=last,
+        node=host.number,
+        after=int(node.space.oldest_tail),
+        final=True,
+    )
+    number = recorder.number()
+    recorder.invoke(name, number, "scan", start="", end="", consistency="local")
+    items: list[Any] = []
+    start: bytes | None = b""
+    while start is not None:
+        page = await connection.scan(
+            start, b"", at=Revision(last), consistency=LOCAL, limit_keys=1000, limit_bytes=0
         )
-        number = recorder.number()
-        recorder.invoke(name, number, "scan", start="", end="", consistency="local")
-        items: list[Any] = []
-        start: bytes | None = b""
-        while start is not None:
-            page = await connection.scan(
-                start, b"", at=Revision(last), consistency=LOCAL, limit_keys=1000, limit_bytes=0
-            )
-            items += [[text(key), record_json(record)] for key, record in page.items]
-            start = page.next_key
-        recorder.complete(name, number, revision=last, items=items, next=None)
+        items += [[text(key), record_json(record)] for key, record in page.items]
+        start = page.next_key
+    recorder.complete(name, number, revision=last, items=items, next=None)
 
 
 def _node_of(host: Host) -> Node | None:
@@ -300,7 +338,7 @@ def _node_of(host: Host) -> Node | None:
 def _judge(world: World, result: Result) -> None:
     """What the clients saw, against the history."""
     try:
-        report = check(world.recorder.finished())
+        report = check(world.recorder.finished(), clock_rates=world.options.clock_rates)
     except HistoryInvalid as error:
         result.violations.append(Violation(world_time(0), "the history can be judged", str(error)))
         return
@@ -315,8 +353,26 @@ def world_time(ns: int) -> float:
     return ns / 1_000_000_000
 
 
+SEEN = {
+    "elections": "leader.elected",
+    "member changes": "operator: members are",
+    "snapshots": "snapshot.installed",
+    "damages": "DAMAGE",
+    "repairs": "disk.repaired",
+    "rebuilt spaces": "space folded anew",
+    "lost nodes": "LOST for good",
+    "wiped nodes": "WIPED",
+    "disowned nodes": "node.disowned",
+    "full disks": "disk.full",
+    "failed disks": "FAILED",
+}
+"""What is counted in the log, for people: what the runs came upon."""
+
+
 def _counts(world: World) -> dict[str, int]:
+    seen = {name: sum(line.text.startswith(start) for line in world.lines) for name, start in SEEN.items()}
     return {
+        **seen,
         "sent": world.network.sent,
         "delivered": world.network.delivered,
         "slots": world.watch.applied,

@@ -15,9 +15,11 @@ import msgpack
 
 from journal.client.leases import Lease
 from journal.commits import Commit, commits
+from journal.entries import KIND_COMPACTION, KIND_MEMBERSHIP, kind_of, unpack_compaction
 from journal.errors import JournalError
 from journal.node import INBOX_MESSAGES_MAX
 from journal.offers import Verdict
+from journal.paxos.membership import Membership
 from journal.paxos.messages import Accept, Accepted, Envelope, Promise
 from journal.space import Folded
 from journal.storage.records import ACCEPTED, PROMISED, number_key
@@ -48,6 +50,8 @@ class Watch:
         self.ids: dict[tuple[bytes, int], int] = {}
         """At which revision each offer id was applied."""
         self.applied = 0
+        self.memberships: list[tuple[int, Membership]] = []
+        """(The first slot that it rules, membership), as the folded entries say, oldest first."""
         self.leases: dict[int, Lease] = {}
         """Leases that clients hold: the production client's own objects."""
         self.told: dict[int, Ballot] = {}
@@ -71,6 +75,8 @@ class Watch:
                 f"node {number} stands at slot {space.applied}, revision {space.revision}, chain"
                 f" {space.chain.hex()[:12]}, where the others have {there}",
             )
+        if life.host.is_disowned:
+            return  # it cannot know: ``let_in`` sees to it that nobody listens
         promised = node._core.ballot
         told = self.told.get(number, Ballot.ZERO)
         if promised < told:
@@ -78,15 +84,21 @@ class Watch:
                 "a promise that was told survives a crash",
                 f"node {number} restarts with promise {promised}, after it told of {told}",
             )
-        log = node._core._acceptor.log
+        log, lost = node._core._acceptor.log, node._core.lost
         self._recovered[number] = len(log)
         for slot, ballot in self.told_slots.get(number, {}).items():
-            if slot > space.applied and (slot not in log or log[Slot(slot)].ballot < ballot):
+            if slot <= node._core.chosen or (slot in lost and life.host.is_spoiled):
+                continue
+            if slot not in log or log[Slot(slot)].ballot < ballot:
                 self._world.violate(
                     "an acceptance that was told survives a crash",
                     f"node {number} restarts without slot {slot}, after it told of accepting it at {ballot}",
                 )
                 break
+        self._watch_folds(life)
+
+    def _watch_folds(self, life: Life) -> None:
+        space = life.node.space
         fold: Callable[..., Folded] = space.fold
 
         def watched(slot: Slot, entry: bytes, batches: Sequence[Any] | None = None) -> Folded:
@@ -96,6 +108,14 @@ class Watch:
             return folded
 
         space.fold = watched  # type: ignore[method-assign]
+
+    def let_in(self, sender: Life, to: Life) -> None:
+        """``to`` takes ``sender`` for the node whose number it has."""
+        if sender.host.is_disowned and to.host.number != sender.host.number:
+            self._world.violate(
+                "a node that lost its disk is not taken for itself",
+                f"node {to.host.number} lets in node {sender.host.number}, which has forgotten its promises",
+            )
 
     # -- messages -----------------------------------------------------------------------------
 
@@ -118,16 +138,16 @@ class Watch:
             told = self.told_slots.setdefault(life.host.number, {})
             for slot in message.slots:
                 sealed = durable.get(number_key(ACCEPTED, slot))
-                if sealed is None:
+                if sealed is None and slot > life.node._core.chosen and not life.host.is_spoiled:
                     self._world.violate(
                         "nothing is told before it is durable",
                         f"node {life.host.number} says it accepted slot {slot} at {message.ballot},"
                         " and a power loss would take that from it",
                     )
                     return
-                if slot > life.node._core.chosen:
+                if slot > life.node._core.chosen and sealed is not None:
                     told[int(slot)] = max(message.ballot, told.get(int(slot), Ballot.ZERO))
-                    if _ballot(sealed) < message.ballot:
+                    if _ballot(sealed) < message.ballot and not life.host.is_spoiled:
                         self._world.violate(
                             "nothing is told before it is durable",
                             f"node {life.host.number} says it accepted slot {slot} at {message.ballot},"
@@ -141,7 +161,7 @@ class Watch:
             self.told[number] = ballot
             # Accepting promises: what is durable is the higher of the two.
             sealed = life.disk.memory._durable.get(PROMISED)
-            if sealed is None or _ballot(sealed) < ballot:
+            if (sealed is None or _ballot(sealed) < ballot) and not life.host.is_spoiled:
                 self._world.violate(
                     "nothing is told before it is durable",
                     f"node {number} tells of its promise {ballot}, and a power loss would take it",
@@ -173,18 +193,26 @@ class Watch:
     def _first(self, life: Life, slot: Slot, entry: bytes, folded: Folded) -> None:
         """Nobody has folded this slot before."""
         world = self._world
-        holders = sum(1 for host in world.hosts.values() if _holds(host, slot, entry))
-        voters = len(world.hosts)
-        if holders <= voters // 2:
+        voters = self.membership_at(slot).voter_ids
+        holders = sum(1 for number in voters if _holds(world.hosts[int(number)], slot, entry))
+        if holders <= len(voters) // 2:
             world.violate(
                 "what is folded is durable on a quorum",
-                f"node {life.host.number} folds slot {slot}, which is on the disks of {holders} of {voters}",
+                f"node {life.host.number} folds slot {slot}, which is on the disks of {holders} of the voters"
+                f" {sorted(voters)}",
             )
         self.applied = slot
         self.values[slot] = entry
         self.chains[slot] = folded.chain
         self.revisions[slot] = folded.revision
         world.digest("fold", slot, folded.chain)
+        kind = kind_of(entry)
+        if kind == KIND_MEMBERSHIP:
+            self.memberships.append((slot + world.options.window_slots, Membership.unpack(entry[1:])))
+        elif kind == KIND_COMPACTION:
+            world.recorder.invoke(
+                "operator", world.recorder.number(), "compact", revision=unpack_compaction(entry)
+            )
         for commit in commits(slot, entry, folded.outcome):
             if commit.revision != len(self.commits) + 1:
                 world.violate("revisions are dense", f"revision {commit.revision} in slot {slot}")
@@ -201,6 +229,9 @@ class Watch:
                     )
             elif commit.label.startswith(EXPIRED_LABEL):
                 self._expired(life, int(commit.label.split()[1]))
+
+    def membership_at(self, slot: int) -> Membership:
+        return next(rules for first, rules in reversed(self.memberships) if first <= slot)
 
     def _expired(self, life: Life, lease: int) -> None:
         """A lease may not end within a term of a keep-alive that its holder saw confirmed."""
@@ -293,8 +324,10 @@ def _ballot(sealed: bytes) -> Ballot:
 def _holds(host: Any, slot: int, entry: bytes) -> bool:
     """Whether a power loss now would leave ``entry`` on the disk of ``host``."""
     memory = host.life.disk.memory if host.life is not None else host.memory
-    sealed = memory._durable.get(number_key(ACCEPTED, slot))
-    return sealed is not None and sealed[4 + _BALLOT_BYTES :] == entry
+    key = number_key(ACCEPTED, slot)
+    # What was there before the disk was spoiled counts: that it went was no fault of who counted on it.
+    copies = [memory._durable.get(key), *(ghost.get(key) for ghost in host.ghosts)]
+    return any(sealed is not None and sealed[4 + _BALLOT_BYTES :] == entry for sealed in copies)
 
 
 def _described(entry: bytes) -> str:
