@@ -46,7 +46,7 @@ class Steering:
         self._logger = log
         self._changing_members = False
         self._change: PendingChange | None = None
-        self._settling: Callable[[], None] | None = None
+        self._settling: tuple[CommandReply, Revision] | None = None
         """Who asked for a change that is made, until those who left with it are needed no more."""
         self._transfer_reply: tuple[float, NodeId, Callable[[NodeId | JournalError], None]] | None = None
 
@@ -121,7 +121,7 @@ class Steering:
             if isinstance(result, JournalError):
                 done(result)
             else:
-                self._settling = lambda: done(result)
+                self._settling = done, result
 
         patience = self._config.paxos.election_timeout_s
         self._change = PendingChange(change, after, now, now + patience, made)
@@ -138,8 +138,8 @@ class Steering:
         """Make the change that waits once enough is heard of the peers, or refuse it; tell when one that was
         made is settled."""
         if self._settling is not None and self._is_settled:
-            settled, self._settling = self._settling, None
-            settled()
+            (reply, revision), self._settling = self._settling, None
+            reply(revision)
         pending = self._change
         if pending is None:
             return
@@ -172,9 +172,9 @@ class Steering:
         pending, self._change = self._change, None
         if pending is not None:
             pending.reply(error)
-        settled, self._settling = self._settling, None
-        if settled is not None:
-            settled()  # it is made; the next change waits for the rest, whoever leads
+        settling, self._settling = self._settling, None
+        if settling is not None:
+            settling[0](Unavailable("the change is made, but who left may be needed still: ask once more"))
 
     def fail(self, error: JournalError) -> None:
         """Answer everybody who waits."""

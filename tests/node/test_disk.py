@@ -121,7 +121,7 @@ async def test_a_tail_over_an_entry_that_is_gone_is_refused_and_the_entry_repair
         whole = storage.get(key)
         storage.write_now([(key, None)], sync=True)
         node.tails.reload(node._log)  # nothing is in memory
-        before = node.space._outcome_at(number_of(key)).before
+        before = node.space.slots._outcome_at(number_of(key)).before
         with pytest.raises(RecordDamaged, match="it is gone"):
             node.tails.read(before, 1)
         await cluster.until(lambda: storage.get(key) == whole)

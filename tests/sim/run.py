@@ -315,7 +315,7 @@ async def _record_node(world: World, host: Host) -> None:
         name,
         upto=last,
         node=host.number,
-        after=int(node.space.oldest_tail),
+        after=int(node.space.slots.oldest_tail),
         final=True,
     )
     number = recorder.number()
