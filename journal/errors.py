@@ -134,6 +134,10 @@ class DataFolderError(StorageError):
     """The folder is of another node or cluster, locked by a live node, or of an unknown format."""
 
 
+class DataLost(DataFolderError):
+    """The folder holds nothing: what the node had promised is lost, or it never was a node's."""
+
+
 class RecordDamaged(StorageError):
     """A record fails its checksum. Never believed, never dropped silently."""
 
@@ -148,6 +152,11 @@ class VoteLost(RecordDamaged):
 
 class StorageFailed(StorageError):
     """A read, write or sync failed. A failed sync is never retried: the node stops."""
+
+
+class FolderDamaged(StorageFailed):
+    """A file of the folder is not what was written, and LevelDB cannot read it: no error of the disk's that
+    might pass, but data that is lost."""
 
 
 class SnapshotDamaged(JournalError):

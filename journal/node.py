@@ -513,6 +513,11 @@ class Node:
     # -- identities -------------------------------------------------------------------
 
     @property
+    def disowned(self) -> str:
+        """Why the peers do not take it for itself any more, so that it keeps still; empty where they do."""
+        return self._identities.disowned
+
+    @property
     def incarnation(self) -> bytes:
         return self._identities.incarnation
 

@@ -23,7 +23,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
@@ -33,19 +33,23 @@ import trio
 from structlog.typing import FilteringBoundLogger
 
 from journal import logs
-from journal.errors import DataFolderError, RecordDamaged, StorageError
+from journal.errors import DataFolderError, DataLost, Disowned, FolderDamaged, RecordDamaged, StorageError
 from journal.limits import Limits
 from journal.node import Node, NodeConfig, TrioClock
 from journal.paxos import PaxosConfig
 from journal.paxos.membership import Member, Membership
 from journal.rebuild import check_space, is_of_space, mark, needs_rebuild, rebuild
+from journal.rejoin import VOTER, WAYS, Plan
 from journal.rpc import bridge
 from journal.rpc.edge import EdgeLimits
 from journal.rpc.peers import GrpcTransport
+from journal.rpc.rejoin import ask_for_vote, finish, is_under_way, rejoin
 from journal.rpc.server import ListenFailed, Server
 from journal.status import DISK_FREE_BYTES_MIN
 from journal.storage import Storage
-from journal.storage.identity import open_folder, read_identity
+from journal.storage.identity import Identity, open_folder, read_identity
+from journal.storage.leveldb import LevelDBStorage
+from journal.storage.peers import load_disowned
 from journal.storage.records import TRANSFER
 from journal.types import NodeId
 
@@ -55,6 +59,10 @@ EXIT_STORAGE = 3
 
 REBUILDS_MAX = 3
 """Times that a process has its space rebuilt: a disk or a memory that damages it again is to be looked at."""
+
+REJOINS_MAX = 3
+"""The same for rejoining."""
+DISOWNED_LOOK_S = 0.5
 
 REJOIN = (
     "look at the disk before you start node {node} again. If it comes back with the same words, its data is"
@@ -80,6 +88,9 @@ class NodeOptions:
     """The folder is to be made, of a new cluster's node: without this an empty one is refused."""
     join: bool = False
     """The folder is to be made, of a node that joins a cluster which runs already."""
+    rejoin: str = ""
+    """As what it comes back by itself where its data is lost: one of ``journal.rejoin.WAYS``. Empty: not at
+    all, it says what an operator has to do."""
     limits: Limits = field(default_factory=Limits)
     edge_limits: EdgeLimits = field(default_factory=EdgeLimits)
     election_timeout_s: float = 1.0
@@ -99,6 +110,12 @@ class NodeOptions:
         """Return what ``members`` says, None where it says nothing. Raises ``ValueError``."""
         if self.create and self.join:
             raise ValueError("a node is created with a new cluster, or joins one: not both")
+        if self.rejoin and (self.create or self.join):
+            raise ValueError("a node rejoins after it was created, or has joined: not at once with that")
+        if self.rejoin and self.rejoin not in WAYS:
+            raise ValueError(f"a node rejoins as {' or '.join(WAYS)}, not {self.rejoin!r}")
+        if self.rejoin and not self.contacts():
+            raise ValueError("a node that is to rejoin by itself must be told the other members")
         if self.join and self.node in self.members:
             raise ValueError(
                 f"node {self.node} is to join: the members must be those that it joins, not itself"
@@ -107,11 +124,11 @@ class NodeOptions:
             raise ValueError(f"node {self.node} is not among the members {sorted(self.members)}")
         if self.join and not self.members:
             raise ValueError("a node that joins must be told the present members")
-        if not self.members:
-            return None
-        return Membership(
-            tuple(Member(NodeId(node), endpoint) for node, endpoint in sorted(self.members.items()))
-        )
+        return _membership(self.members)
+
+    def contacts(self) -> dict[int, str]:
+        """Return the members that are not this node."""
+        return {node: endpoint for node, endpoint in self.members.items() if node != self.node}
 
     def config(self) -> NodeConfig:
         """Return the node's configuration, validated. Raises ``ValueError``."""
@@ -160,15 +177,8 @@ async def run_node(options: NodeOptions) -> int:
     """Run a node inside ``bridge.run_guest``; return the exit code."""
     log = logs.get_logger(node=options.node)
     try:
-        for rebuilds in count():
-            try:
-                await _run_node(options, log)
-                break
-            except RecordDamaged as damage:
-                if rebuilds == REBUILDS_MAX:
-                    raise
-                await _mark_damage(options, damage, log)
-    except (ValueError, DataFolderError, ListenFailed) as error:
+        await _run_and_rejoin(options, log)
+    except (ValueError, DataFolderError, ListenFailed, Disowned) as error:
         log.error("node.refused", reason=str(error))
         return EXIT_REFUSED
     except StorageError as error:
@@ -178,14 +188,74 @@ async def run_node(options: NodeOptions) -> int:
     return EXIT_STOPPED
 
 
+async def _run_and_rejoin(options: NodeOptions, log: FilteringBoundLogger) -> None:
+    """Run a node; where its data is lost, and it was told to, let it rejoin and run again."""
+    for rejoins in count():
+        try:
+            if options.rejoin and is_under_way(options.dir) and not await _rejoin(options, "", log):
+                return
+            await _run_and_rebuild(options, log)
+            return
+        except (DataLost, FolderDamaged, RecordDamaged, Disowned) as lost:
+            again = isinstance(lost, RecordDamaged) and is_of_space(lost)  # the disk damages whatever it has
+            if not options.rejoin or again or rejoins == REJOINS_MAX:
+                raise
+            if not await _rejoin(options, str(lost), log):
+                return
+
+
+async def _rejoin(options: NodeOptions, reason: str, log: FilteringBoundLogger) -> bool:
+    """Have the cluster take the node in again, and make its new folder. False: it was told to stop."""
+    config, contacts = options.config(), options.contacts()
+    plan = Plan(NodeId(options.node), config.endpoint, reason=reason)
+    done = await rejoin(plan, options.dir, list(contacts.values()), config.cluster, log)
+    if done is None:
+        return False
+    assert done.number is not None
+    storage = await open_folder(
+        options.dir,
+        cluster=config.cluster,
+        node=done.number,
+        create=True,
+        first=_membership(contacts),
+        joins=True,
+        stands_for=done.node,
+        to_vote=done.voted,
+    )
+    storage.close()
+    finish(options.dir)
+    return True
+
+
+async def _run_and_rebuild(options: NodeOptions, log: FilteringBoundLogger) -> None:
+    """Run a node; where its space is damaged, have it folded anew and run it again."""
+    for rebuilds in count():
+        try:
+            await _run_node(options, log)
+            return
+        except RecordDamaged as damage:
+            if rebuilds == REBUILDS_MAX:
+                raise
+            await _mark_damage(options, damage, log)
+
+
+async def _open(options: NodeOptions) -> LevelDBStorage:
+    return await open_folder(
+        options.dir,
+        cluster=options.cluster,
+        node=NodeId(options.node),
+        create=options.create or options.join,
+        first=options.membership(),
+        joins=options.join,
+        stands_for=NodeId(options.node) if options.rejoin else None,
+    )
+
+
 async def _mark_damage(options: NodeOptions, damage: RecordDamaged, log: FilteringBoundLogger) -> None:
     """Have the space rebuilt by the next run. Raises ``damage`` where it is not in the space."""
     if not is_of_space(damage):
         raise damage
-    config, told = options.config(), options.membership()
-    storage = await open_folder(
-        options.dir, cluster=config.cluster, node=config.node, create=False, first=told, joins=False
-    )
+    storage = await _open(replace(options, create=False, join=False))
     try:
         if needs_rebuild(storage):
             raise damage  # found again where it had just been rebuilt
@@ -206,17 +276,17 @@ async def _rebuild(storage: Storage, limits: Limits, log: FilteringBoundLogger) 
 
 
 async def _run_node(options: NodeOptions, log: FilteringBoundLogger) -> None:
-    config, told = options.config(), options.membership()
-    storage = await open_folder(
-        options.dir,
-        cluster=config.cluster,
-        node=config.node,
-        create=options.create or options.join,
-        first=told,
-        joins=options.join,
-    )
+    config = options.config()
+    storage = await _open(options)
     try:
-        membership, incarnation = _first_membership(storage, options, told, log)
+        identity = read_identity(storage, str(options.dir))
+        assert identity is not None
+        if identity.node != config.node:  # it rejoined
+            log = logs.get_logger(node=identity.node, place=config.node)
+            config = replace(config, node=identity.node, paxos=replace(config.paxos, node=identity.node))
+        if options.rejoin and (reason := load_disowned(storage)):
+            raise Disowned(reason)
+        membership = _first_membership(identity, options, log)
         await _rebuild(storage, config.limits, log)
         config = replace(config, endpoint=membership.endpoints().get(config.node, config.endpoint))
         transport = GrpcTransport(
@@ -234,43 +304,65 @@ async def _run_node(options: NodeOptions, log: FilteringBoundLogger) -> None:
             rng=random.Random(),
             log=log,
             membership=membership,
-            incarnation=incarnation,
+            incarnation=identity.incarnation,
             links=transport.links,
             disk_free=lambda: shutil.disk_usage(options.dir).free,
         )
         transport.identify(node)
         server = Server(node, transport, listen=options.listen, log=log, limits=options.edge_limits)
         watched = await _watched(node, options.http_listen, log) if options.http_listen else None
+        beside = [] if watched is None else [watched]
+        if options.rejoin == VOTER and identity.to_vote:
+            contacts = list(options.contacts().values())
+            beside.append(partial(ask_for_vote, node, contacts, config.cluster, log))
+        if options.rejoin:
+            beside.append(partial(_stop_when_disowned, node))
         _calm_the_collector()
-        await run_served(node, server, log, watched)
+        await run_served(node, server, log, beside)
+        if options.rejoin and node.disowned:
+            raise Disowned(node.disowned)
     finally:
         storage.close()
 
 
-def _first_membership(
-    storage: Storage, options: NodeOptions, told: Membership | None, log: FilteringBoundLogger
-) -> tuple[Membership, bytes]:
-    """Return the membership that the folder was made with, and its incarnation.
+async def _stop_when_disowned(node: Node) -> None:
+    while True:
+        await trio.sleep(DISOWNED_LOOK_S)
+        if node.disowned:
+            node.stop()
+
+
+def _first_membership(identity: Identity, options: NodeOptions, log: FilteringBoundLogger) -> Membership:
+    """Return the membership that the folder was made with.
 
     What was told now does not change it: it rules the first slots, so it is history. Only for a node
     that joined is it no more than whom to ask, and newer addresses are welcome.
     """
-    identity = read_identity(storage, str(options.dir))
-    assert identity is not None
-    first = identity.first
-    if identity.joined and told is not None and options.node not in options.members:
-        first = told
+    told, first = options.membership(), identity.first
+    if identity.joined and (identity.stands_for or options.node not in options.members):
+        return _membership(options.contacts()) or _known(first, options)
     if first is None:  # a folder from before it was kept
-        if told is None:
-            raise ValueError(f"{options.dir} does not say who the first members were: tell it once more")
-        first = told
-    elif told is not None and told != first:
+        return _known(told, options)
+    if told is not None and told != first:
         log.warning(
             "node.members_ignored",
             reason="the folder keeps the first members, and the journal every change since",
             first=",".join(f"{member.node}={member.endpoint}" for member in first.voters),
         )
-    return first, identity.incarnation
+    return first
+
+
+def _known(first: Membership | None, options: NodeOptions) -> Membership:
+    if first is None:
+        raise ValueError(f"{options.dir} does not say who the first members were: tell it once more")
+    return first
+
+
+def _membership(members: Mapping[int, str]) -> Membership | None:
+    """Return the membership with these voters, None where there are none."""
+    if not members:
+        return None
+    return Membership(tuple(Member(NodeId(node), endpoint) for node, endpoint in sorted(members.items())))
 
 
 async def _watched(node: Node, listen: str, log: FilteringBoundLogger) -> Callable[[], Awaitable[None]]:
@@ -302,9 +394,9 @@ async def run_served(
     node: Node,
     server: Server,
     log: FilteringBoundLogger,
-    watched: Callable[[], Awaitable[None]] | None = None,
+    beside: Iterable[Callable[[], Awaitable[None]]] = (),
 ) -> None:
-    """Run a node behind its server until it stops, and beside it what serves those who watch it.
+    """Run a node behind its server until it stops, and beside it what else is to go on so long.
 
     Raises ``ListenFailed`` or ``StorageError``.
     """
@@ -319,8 +411,8 @@ async def run_served(
                     node.stop()
 
             nursery.start_soon(stop_on_signal)
-            if watched is not None:
-                nursery.start_soon(watched)
+            for each in beside:
+                nursery.start_soon(each)
             try:
                 await side.run(server.start)
                 await node.run()

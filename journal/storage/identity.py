@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import os
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msgpack
 import trio
 
-from journal.errors import DataFolderError, ProtocolViolation, RecordDamaged
+from journal.errors import DataFolderError, DataLost, ProtocolViolation, RecordDamaged
 from journal.paxos.membership import Membership
 from journal.storage import Storage, Write
 from journal.storage.leveldb import LevelDBStorage
@@ -45,6 +45,11 @@ class Identity:
     joined: bool
     """It was created to join a cluster that ran already: ``first`` are those it asked to learn from,
     itself not among them, and it votes only when a membership entry says so."""
+    stands_for: NodeId | None = None
+    """It rejoined in the place of this node, whose data was lost: the number that its operator's files
+    still have."""
+    to_vote: bool = False
+    """Whom it stands for had a vote."""
 
 
 async def open_folder(
@@ -55,27 +60,39 @@ async def open_folder(
     create: bool,
     first: Membership | None = None,
     joins: bool = False,
+    stands_for: NodeId | None = None,
+    to_vote: bool = False,
 ) -> LevelDBStorage:
     """Open the data folder of ``node`` of ``cluster`` and lock it.
 
-    With ``create``, a folder that is missing or empty is made this node's, with ``first`` and
-    ``joins`` as ``Identity`` has them; one that already is this node's is opened as it is, so that a
-    first start that was interrupted can be repeated.
+    With ``create``, a folder that is missing or empty is made this node's, with ``first``, ``joins``,
+    ``stands_for`` and ``to_vote`` as ``Identity`` has them; one that already is this node's is opened as it
+    is, so that a first start that was interrupted can be repeated.
     Raises ``DataFolderError``, ``RecordDamaged`` or ``StorageFailed``.
     """
     path = Path(path)
     is_new = not (path / "CURRENT").exists()
     if is_new and not create:
-        raise DataFolderError(
+        raise DataLost(
             f"{path} holds no data. If node {node} is new, create the folder; if it had data, it has lost"
             " its promises and must not vote under its old id: add it as a new node instead"
-            f" (`synod member replace {node} NEW=HOST:PORT`)"
+            f" (`synod member replace {node} NEW=HOST:PORT`, or start it with --rejoin)"
         )
     if is_new:
         await trio.to_thread.run_sync(_make_folder, path)
     storage = await trio.to_thread.run_sync(lambda: LevelDBStorage(path, create=is_new))
     try:
-        await claim(storage, str(path), cluster=cluster, node=node, create=create, first=first, joins=joins)
+        await claim(
+            storage,
+            str(path),
+            cluster=cluster,
+            node=node,
+            create=create,
+            first=first,
+            joins=joins,
+            stands_for=stands_for,
+            to_vote=to_vote,
+        )
     except BaseException:
         storage.close()
         raise
@@ -91,25 +108,30 @@ async def claim(
     create: bool,
     first: Membership | None = None,
     joins: bool = False,
+    stands_for: NodeId | None = None,
+    to_vote: bool = False,
 ) -> Identity:
     """Check that ``storage`` is that of ``node`` of ``cluster``; make it so if it is empty and
-    ``create`` is true. ``name`` is what errors call it."""
+    ``create`` is true. ``name`` is what errors call it. Without ``create``, ``stands_for`` says that
+    the folder of a node that rejoined in the place of that one will do as well."""
     identity = read_identity(storage, name)
     if identity is None:
         if next(iter(storage.iterate(b"", None)), None) is not None:
             raise DataFolderError(f"{name} holds records but no identity: it is not a node's data folder")
         if not create:
-            raise DataFolderError(f"{name} is empty: node {node} has lost its data, or was never created")
-        identity = Identity(cluster, node, secrets.token_bytes(INCARNATION_BYTES), first, joins)
+            raise DataLost(f"{name} is empty: node {node} has lost its data, or was never created")
+        fresh = secrets.token_bytes(INCARNATION_BYTES)
+        identity = Identity(cluster, node, fresh, first, joins, stands_for, to_vote)
         await _write(storage, identity)
         return identity
     if identity.cluster != cluster:
         raise DataFolderError(f"{name} belongs to cluster {identity.cluster!r}, not to {cluster!r}")
-    if identity.node != node:
-        raise DataFolderError(f"{name} belongs to node {identity.node}, not to node {node}")
+    if identity.node != node and not (stands_for and identity.stands_for == stands_for):
+        place = f" (in the place of node {identity.stands_for})" if identity.stands_for else ""
+        raise DataFolderError(f"{name} belongs to node {identity.node}{place}, not to node {node}")
     if not identity.incarnation:  # made before there were any: it is the one that its peers will meet first
         fresh = secrets.token_bytes(INCARNATION_BYTES)
-        identity = Identity(cluster, node, fresh, identity.first or first, identity.joined)
+        identity = replace(identity, incarnation=fresh, first=identity.first or first)
         await _write(storage, identity)
     return identity
 
@@ -132,6 +154,8 @@ def read_identity(storage: Storage, name: str) -> Identity | None:
             said.get("incarnation", b""),
             None if first is None else Membership.unpack(first),
             said.get("joined", False),
+            said.get("stands_for"),
+            said.get("to_vote", False),
         )
     except (ValueError, TypeError, KeyError, ProtocolViolation) as error:
         raise RecordDamaged(IDENTITY, f"{name}: the identity does not decode: {error}") from error
@@ -150,6 +174,8 @@ def identity_write(identity: Identity) -> Write:
         "incarnation": identity.incarnation,
         "joined": identity.joined,
     }
+    if identity.stands_for:
+        said |= {"stands_for": identity.stands_for, "to_vote": identity.to_vote}
     if identity.first is not None:
         said["first"] = identity.first.pack()
     return IDENTITY, seal(IDENTITY, msgpack.packb(said))

@@ -27,7 +27,7 @@ from pathlib import Path
 import plyvel
 import trio
 
-from journal.errors import DataFolderError, StorageFailed
+from journal.errors import DataFolderError, DataLost, FolderDamaged, StorageFailed
 from journal.storage import Write
 
 WRITE_BUFFER_BYTES = 32 * 1024 * 1024
@@ -68,7 +68,7 @@ class LevelDBStorage:
         try:
             value: bytes | None = self._db.get(key, verify_checksums=True)
         except (plyvel.Error, RuntimeError) as error:
-            raise StorageFailed(f"{self._path}: read failed: {error}") from error
+            raise _failed(self._path, error) from error
         return value
 
     def iterate(
@@ -78,14 +78,14 @@ class LevelDBStorage:
         try:
             found = self._db.iterator(start=start, stop=stop, reverse=reverse, verify_checksums=True)
         except (plyvel.Error, RuntimeError) as error:
-            raise StorageFailed(f"{self._path}: read failed: {error}") from error
+            raise _failed(self._path, error) from error
         return _iterated(self._path, found)
 
     def view(self) -> LevelDBView:
         try:
             return LevelDBView(self._path, self._db.snapshot())
         except (plyvel.Error, RuntimeError) as error:
-            raise StorageFailed(f"{self._path}: read failed: {error}") from error
+            raise _failed(self._path, error) from error
 
     async def write(self, writes: Iterable[Write], *, sync: bool) -> None:
         await trio.to_thread.run_sync(self._write, writes, sync, limiter=self._limiter)
@@ -152,7 +152,7 @@ class LevelDBView:
         try:
             value: bytes | None = self._snapshot.get(key, verify_checksums=True)
         except (plyvel.Error, RuntimeError) as error:
-            raise StorageFailed(f"{self._path}: read failed: {error}") from error
+            raise _failed(self._path, error) from error
         return value
 
     def iterate(
@@ -161,7 +161,7 @@ class LevelDBView:
         try:
             found = self._snapshot.iterator(start=start, stop=stop, reverse=reverse, verify_checksums=True)
         except (plyvel.Error, RuntimeError) as error:
-            raise StorageFailed(f"{self._path}: read failed: {error}") from error
+            raise _failed(self._path, error) from error
         return _iterated(self._path, found)
 
     def close(self) -> None:
@@ -173,7 +173,7 @@ def _iterated(path: Path, found: plyvel.Iterator) -> Iterator[tuple[bytes, bytes
         with found:
             yield from found
     except (plyvel.Error, RuntimeError) as error:
-        raise StorageFailed(f"{path}: read failed: {error}") from error
+        raise _failed(path, error) from error
 
 
 def _open_error(path: Path, error: plyvel.Error) -> DataFolderError | StorageFailed:
@@ -181,5 +181,11 @@ def _open_error(path: Path, error: plyvel.Error) -> DataFolderError | StorageFai
     if "lock" in text.lower():
         return DataFolderError(f"{path} is locked: another process, most likely a live node, is using it")
     if "does not exist" in text:
-        return DataFolderError(f"{path} holds no data")
-    return StorageFailed(f"{path} cannot be opened: {text}")
+        return DataLost(f"{path} holds no data")
+    kind = FolderDamaged if isinstance(error, plyvel.CorruptionError) else StorageFailed
+    return kind(f"{path} cannot be opened: {text}")
+
+
+def _failed(path: Path, error: Exception) -> StorageFailed:
+    kind = FolderDamaged if isinstance(error, plyvel.CorruptionError) else StorageFailed
+    return kind(f"{path}: read failed: {error}")

@@ -107,6 +107,12 @@ def parse_members(text: str, option: str = "--members") -> tuple[tuple[int, str]
     "--join", is_flag=True, help="The same for a node that `synod member add` lets into a running cluster."
 )
 @click.option(
+    "--rejoin",
+    type=click.Choice(["learner", "voter"]),
+    help="If its data is lost: come back by itself under a new number, as a learner, or to vote again when it"
+    " has caught up. Needs --members.  [default: say what to do, and stop]",
+)
+@click.option(
     "--election-timeout-ms", type=click.IntRange(50, 60_000), default=1_000, show_default=True, metavar="MS"
 )
 @click.option(
@@ -127,6 +133,7 @@ def node(
     disk_reserve_mib: int,
     create: bool,
     join: bool,
+    rejoin: str | None,
     election_timeout_ms: int,
     heartbeat_interval_ms: int,
     log_level: str,
@@ -145,6 +152,10 @@ def node(
         raise misuse(f"--members does not name node {node} itself: {members}")
     if join and node in known:
         raise misuse(f"--members names node {node} itself, which is only to join: {members}")
+    if rejoin and (create or join):
+        raise misuse("--rejoin is for later starts than the first: not with --create or --join")
+    if rejoin and not known.keys() - {node}:
+        raise misuse("--rejoin needs --members, to know whom to ask")
     from journal.limits import Limits
     from journal.rpc.program import NodeOptions, run
 
@@ -157,6 +168,7 @@ def node(
             members=known,
             create=create,
             join=join,
+            rejoin=rejoin or "",
             election_timeout_s=election_timeout_ms / 1000,
             heartbeat_interval_s=heartbeat_interval_ms / 1000,
             retain_revisions=retain_revisions,
