@@ -42,6 +42,7 @@ from synod.local_state import (
     first_peers,
     free_ports,
     next_joiner,
+    port_is_free,
     require_free,
 )
 from synod.local_view import NodeView, ballot_of, view_of, what_is_missing
@@ -57,6 +58,8 @@ STOP_PATIENCE_S = 10.0
 TASK_PATIENCE_S = 5.0
 SCHEDULER = "scheduler-"
 """Before the number of a scheduler process."""
+API = "api"
+"""The name of the process that serves the ECS API."""
 UP = "up"
 """The name under which a foreground ``synod up`` is recorded."""
 
@@ -256,6 +259,37 @@ class LocalCluster:
                 self._spawn_scheduler(state, name)
             return idle
 
+    # -- the API --------------------------------------------------------------------
+
+    @property
+    def api_endpoint(self) -> str | None:
+        """Return where the ECS API is, or is to be, served: ``127.0.0.1:8400``; None: nowhere."""
+        port = self._file.read().api_port
+        return f"{HOST}:{port}" if port else None
+
+    def start_api(self, port: int | None = None) -> str:
+        """Start the API process, if it does not run, and return its endpoint; on ``port``, or where it
+        was before. It answers soon after.
+
+        Raises ``PortInUse``, or ``LocalClusterError`` where it runs on another port.
+        """
+        with self._file.locked():
+            state = self._file.read()
+            alive = API in self._alive(state)
+            if alive and port not in (None, state.api_port):
+                raise LocalClusterError(f"the API runs already, on port {state.api_port}")
+            state.api_port = port or state.api_port
+            if not state.api_port:
+                raise LocalClusterError("the API needs a port")
+            if not alive:
+                if not port_is_free(state.api_port):
+                    raise PortInUse(
+                        f"the API cannot listen on {HOST}:{state.api_port}: another process has that port. "
+                        "Stop that one, or choose another with --api-port"
+                    )
+                self._spawn_api(state)
+            return f"{HOST}:{state.api_port}"
+
     # -- growing and shrinking ------------------------------------------------------
 
     def grow(
@@ -355,6 +389,7 @@ class LocalCluster:
             state = self._file.read()
             alive = self._alive(state)
             wanted = {name: ref for name, ref in alive.items() if only is None or name in only}
+            killed += self._stop_kind(API, wanted, patience_s)
             killed += self._stop_kind(SCHEDULER, wanted, patience_s)
             killed += self._stop_kind("agent-", wanted, patience_s)
             if tasks:
@@ -421,7 +456,7 @@ class LocalCluster:
         deadline = time.monotonic() + timeout_s
         pause_s = 0.05
         while True:
-            self._raise_for_ended()
+            self.raise_for_ended()
             views = self.status(timeout_s=min(1.0, timeout_s))
             waiting = what_is_missing(views)
             if not waiting:
@@ -442,7 +477,7 @@ class LocalCluster:
         deadline = time.monotonic() + timeout_s
         pause_s = 0.05
         while True:
-            self._raise_for_ended()
+            self.raise_for_ended()
             running = self.running()
             wanted = {n: self._instance(n) for n in self.agents if f"agent-{n}" in running}
             missing = sorted(wanted)
@@ -527,6 +562,12 @@ class LocalCluster:
         command = ["scheduler", "--endpoints", endpoints, "--cluster", state.cluster]
         return self._spawn(state, name, [*command, *state.scheduler_args])
 
+    def _spawn_api(self, state: State) -> ProcessRef:
+        endpoints = ",".join(node.endpoint for node in state.nodes)
+        command = ["api", "--endpoints", endpoints, "--cluster", state.cluster]
+        command += ["--listen", f"{HOST}:{state.api_port}"]
+        return self._spawn(state, API, command)
+
     def _spawn(self, state: State, name: str, command: Sequence[str]) -> ProcessRef:
         # The child runs this very source tree, wherever it is started from.
         source = str(Path(__file__).resolve().parent.parent)
@@ -583,7 +624,8 @@ class LocalCluster:
             if new:
                 self._file.write(state)
 
-    def _raise_for_ended(self) -> None:
+    def raise_for_ended(self) -> None:
+        """Raise ``NotReady`` where a process that was started here has ended by itself."""
         for name, ref in self._file.read().running.items():
             code = self._children.exit_code(ref.pid)
             if code is not None:

@@ -100,6 +100,8 @@ class State:
     schedulers: int = 0
     """How many scheduler processes there are to be."""
     scheduler_args: list[str] = field(default_factory=list)
+    api_port: int = 0
+    """Where the ECS API is served on this machine; 0: nowhere."""
     last_node: int = 0
     """The highest number that a node ever had: the numbers of removed ones are not given again."""
 
@@ -121,6 +123,7 @@ class State:
             last_node=data.get("last_node", 0),
             schedulers=data.get("schedulers", 0),
             scheduler_args=data.get("scheduler_args", []),
+            api_port=data.get("api_port", 0),
         )
 
 

@@ -10,6 +10,7 @@ import click
 from synod import __version__
 from synod.cli import failures
 from synod.cli.admin import compact, transfer_leader
+from synod.cli.api import api
 from synod.cli.cluster import down, status, up
 from synod.cli.data import delete, get, put, scan
 from synod.cli.lease import lease
@@ -26,7 +27,7 @@ SECTIONS: dict[str, Sequence[click.Command]] = {
     "The journal": (put, get, scan, delete, offer, tail, diff, lease),
     "Operations": (member, quorum, transfer_leader, compact, snapshot, verify),
     "Tasks": (run_task, ps, logs, stop),
-    "Programs": (node, agent, scheduler),
+    "Programs": (node, agent, scheduler, api),
 }
 
 

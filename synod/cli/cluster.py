@@ -18,6 +18,7 @@ from synod.cli.output import emit_json, progress, size, table
 
 if TYPE_CHECKING:
     from synod.local import LocalCluster, NodeView
+    from synod.local_api import ApiView
 
 NODES = 3
 AGENTS = 2
@@ -33,6 +34,7 @@ WATCH_INTERVAL_S = 0.25
         "synod up --detach --dir /tmp/c1 --base-port 7500",
         "synod up                           after Ctrl-C or a crash: the same cluster, with its data",
         "synod up --nodes 5 --detach        a cluster of 3, running or not: two more nodes join it",
+        "synod up --api-port 8400           and the ECS API, for boto3 and aws-cli",
         "synod up --chaos                   harm its nodes under load, and watch whether it keeps its word",
     )
 )
@@ -46,6 +48,12 @@ WATCH_INTERVAL_S = 0.25
     "--base-port",
     type=click.IntRange(1, 65_500),
     help=f"Node N listens on BASE_PORT + N.  [default: {BASE_PORT}]",
+)
+@click.option(
+    "--api-port",
+    type=click.IntRange(1, 65_535),
+    metavar="PORT",
+    help="Serve the ECS API there.  [default: as before]",
 )
 @click.option("--detach", is_flag=True, help="Return when the cluster is ready, and leave it running.")
 @click.option("--timeout", "timeout_s", type=float, default=30.0, show_default=True, metavar="SECONDS")
@@ -62,6 +70,7 @@ def up(
     schedulers: int | None,
     folder: Path,
     base_port: int | None,
+    api_port: int | None,
     detach: bool,
     timeout_s: float,
     chaos: bool,
@@ -81,12 +90,12 @@ def up(
     cluster = _plan(folder, nodes, agents, base_port, schedulers)
     with _signals_as_interrupts():
         if detach:
-            _start(cluster, agents, timeout_s, as_json, nodes, schedulers)
+            _start(cluster, agents, timeout_s, as_json, nodes, schedulers, api_port)
             _show(cluster, as_json)
             return
         cluster.adopt_supervisor()
         try:
-            _start(cluster, agents, timeout_s, as_json, nodes, schedulers)
+            _start(cluster, agents, timeout_s, as_json, nodes, schedulers, api_port)
             try:
                 _show(cluster, as_json)
                 if chaos:
@@ -147,6 +156,9 @@ def status(endpoints: str | None, folder: Path, timeout_s: float, as_json: bool)
 
     Exit code 3 where no node answers.
     """
+    from synod.local_api import view_api
+
+    api = None
     if endpoints is not None:
         views = _ask_strangers(parse_endpoints(endpoints), timeout_s)
         cluster_id = next((view.said.cluster for view in views if view.said), None)
@@ -154,7 +166,8 @@ def status(endpoints: str | None, folder: Path, timeout_s: float, as_json: bool)
         cluster = load_local(folder)
         views = cluster.status(timeout_s)
         cluster_id = cluster.cluster_id
-    _show_views(views, cluster_id, as_json)
+        api = view_api(cluster, timeout_s)
+    _show_views(views, cluster_id, as_json, api)
     return 0 if any(view.said for view in views) else UNAVAILABLE
 
 
@@ -218,13 +231,16 @@ def _start(
     quiet: bool,
     nodes: int | None = None,
     schedulers: int | None = None,
+    api_port: int | None = None,
 ) -> None:
     """Start what does not run (of the agents: the first ``agents``) and wait until it is ready; then
-    let the cluster grow to ``nodes``.
+    let the cluster grow to ``nodes``. The API is served on ``api_port``, or where it was before.
 
     What was started by a start that fails or is interrupted is stopped again; what ran before is
     not touched.
     """
+    from synod.local_api import wait_api
+
     before, planned = cluster.running(), {f"node-{node}" for node in cluster.nodes}
     try:
         started = cluster.start(agents=False)
@@ -236,9 +252,12 @@ def _start(
                 cluster.wait_ready(timeout_s, on_wait=tell)
             for number in cluster.agents if agents is None else range(1, agents + 1):
                 cluster.start_agent(number)
+            if api_port or cluster.api_endpoint:
+                cluster.start_api(api_port)
             tell("agents connect")
             cluster.wait_agents(timeout_s)
             cluster.start_schedulers(schedulers)
+            wait_api(cluster, timeout_s)
     except BaseException:
         # But not a node that has joined since: the others may count on its vote.
         joined = {f"node-{node}" for node in cluster.nodes} - planned
@@ -247,7 +266,9 @@ def _start(
 
 
 def _show(cluster: LocalCluster, as_json: bool) -> None:
-    _show_views(cluster.status(), cluster.cluster_id, as_json)
+    from synod.local_api import view_api
+
+    _show_views(cluster.status(), cluster.cluster_id, as_json, view_api(cluster))
 
 
 def _say_where(cluster: LocalCluster, quiet: bool) -> None:
@@ -258,6 +279,11 @@ def _say_where(cluster: LocalCluster, quiet: bool) -> None:
     click.echo(f"\n{agents} agents. Logs: {shown_path(cluster.log('node-1').parent)}/*.log")
     click.echo(f"Try in another terminal:  synod put greeting hello{where} && synod tail --after 0{where}")
     click.echo(f"                          synod run{where} -- sh -c 'echo hello; sleep 60'")
+    if cluster.api_endpoint:
+        click.echo("The ECS API, with aws-cli or boto3 (any keys and region will do):")
+        click.echo(f"  export AWS_ENDPOINT_URL_ECS=http://{cluster.api_endpoint} AWS_REGION=us-east-1")
+        click.echo("  export AWS_ACCESS_KEY_ID=any AWS_SECRET_ACCESS_KEY=any")
+        click.echo("  aws ecs list-container-instances")
     click.echo("Ctrl-C stops the cluster; its data stays.")
 
 
@@ -314,7 +340,7 @@ def _stop_in_order(cluster: LocalCluster, quiet: bool) -> None:
 def _count(names: Iterable[str], tasks: int = 0) -> str:
     """Return such as "3 nodes, 2 agents and 1 task"."""
     kinds = [name.partition("-")[0] for name in names] + ["task"] * tasks
-    counts = [(kinds.count(kind), kind) for kind in ("node", "agent", "scheduler", "task")]
+    counts = [(kinds.count(kind), kind) for kind in ("node", "agent", "scheduler", "api", "task")]
     parts = [f"{number} {kind}{'s' if number > 1 else ''}" for number, kind in counts if number]
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]])) or "nothing"
 
@@ -335,14 +361,17 @@ def _ask_strangers(endpoints: Sequence[str], timeout_s: float) -> list[NodeView]
     return sorted(views, key=lambda view: (view.node == 0, view.node))
 
 
-def _show_views(views: Sequence[NodeView], cluster_id: str | None, as_json: bool) -> None:
+def _show_views(
+    views: Sequence[NodeView], cluster_id: str | None, as_json: bool, api: ApiView | None = None
+) -> None:
     from synod.local_view import votes_of
 
     votes = votes_of(views)
     if as_json:
         leader = next((view.node for view in views if view.role == "leader"), None)
         nodes: list[dict[str, Any]] = [{**view.as_json(), "member": votes.get(view.node)} for view in views]
-        emit_json({"cluster": cluster_id, "leader": leader, "nodes": nodes})
+        further = {"api": api.as_json()} if api else {}
+        emit_json({"cluster": cluster_id, "leader": leader, "nodes": nodes, **further})
         return
     rows = []
     for view in views:
@@ -368,6 +397,8 @@ def _show_views(views: Sequence[NodeView], cluster_id: str | None, as_json: bool
         "health",
     )
     table(columns, rows, right=("node", "pid", "revision", "applied", "lag", "disk"))
+    if api is not None:
+        click.echo(f"\nECS API  http://{api.endpoint}  pid {api.pid or '-'}  {api.health}")
 
 
 @contextlib.contextmanager
