@@ -217,7 +217,7 @@ async def list_container_instances(call: Call) -> Mapping[str, Any]:
     status = call.get("status")
     if status not in (None, "ACTIVE", "DRAINING"):
         return {"containerInstanceArns": []}  # nothing is ever in the other states here
-    fits = instance_filter(call.state, cluster, call.get("filter"))
+    fits = instance_filter(call.state, call.get("filter"))
     found = call.state.list_instances(
         cluster,
         status=InstanceStatus(status) if status else None,

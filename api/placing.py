@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from api.calls import Call
 from cluster.records import PlacementConstraint, PlacementStrategy, Task, TaskDefinition, TokenFailure
 from cluster.state import ClusterState
-from schedulers.placement import Request, place
+from schedulers.placement import Request, _candidate, place, refuse
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +41,14 @@ def choose(
     return Placement(plan.placements, tuple(failures))
 
 
-def refusal(state, cluster, instance, definition, task) -> TokenFailure | None:
-
+def refusal(
+    state: ClusterState, cluster: str, instance: str, definition: TaskDefinition, task: Task
+) -> TokenFailure | None:
+    """Return why one instance does not take a task; None if it does."""
     request = Request(cluster=cluster, cpu=task.cpu, memory=task.memory, ports=task.ports, count=1)
-    from schedulers.placement import _candidate, refuse
-
     view = state.instance(cluster, instance)
-    r = refuse(_candidate(view), request)
-    return None if r is None else TokenFailure(instance=instance, reason=r.code, detail=r.reason)
+    assert view is not None
+    refused = refuse(_candidate(view), request)
+    if refused is None:
+        return None
+    return TokenFailure(instance=instance, reason=refused.code, detail=refused.reason)

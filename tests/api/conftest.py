@@ -28,7 +28,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             kind = "t2.small" if number == 1 else "t2.medium"
             attributes = {"ecs.availability-zone": zone, "ecs.instance-type": kind}
             cluster.start_agent(number, cpu=4096, memory=4096, attributes=attributes)
-        processes += [start_api(cluster, folder, "api-1", "--allow-reset"), start_api(cluster, folder, "api-2")]
+        processes += [
+            start_api(cluster, folder, "api-1", "--allow-reset"),
+            start_api(cluster, folder, "api-2"),
+        ]
         cluster.wait_agents(DEADLINE_S)
         first, second = (address_of(p, folder, f"api-{n}") for n, p in enumerate(processes, 1))
         yield Served(cluster, (first, second), (folder / "api-1.log", folder / "api-2.log"))

@@ -123,7 +123,9 @@ def _garbage(rng: random.Random) -> bytes:
             return GOOD.replace(b"Content-Length: 2", b"Transfer-Encoding: chunked")[:-2] + b'5\r\n{"a":\r\nz'
         case 4:
             return b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + rng.randbytes(100)
-    return b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n" + rng.randbytes(50)
+    return b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n" + rng.randbytes(
+        50
+    )
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -141,7 +143,16 @@ def test_parameters_that_make_no_sense(served: Served, seed: int) -> None:
     _no_bug(served.logs[0])
 
 
-TEXTS = ("default", "", "a", "garbage-1", "web:1", "x" * 300, "arn:aws:ecs:us-east-1:123456789012:task/a/b", "ä\0")
+TEXTS = (
+    "default",
+    "",
+    "a",
+    "garbage-1",
+    "web:1",
+    "x" * 300,
+    "arn:aws:ecs:us-east-1:123456789012:task/a/b",
+    "ä\0",
+)
 
 
 def _value(rng: random.Random, shape: Any, depth: int) -> Any:
@@ -181,7 +192,10 @@ def test_a_client_that_does_not_read_does_not_hold_up_the_end(served: Served, tm
     process: subprocess.Popen[bytes] = start_api(served.cluster, tmp_path, "api")
     try:
         host, _, port = address_of(process, tmp_path, "api").rpartition(":")
-        with socket.create_connection((host, int(port))) as silent, socket.create_connection((host, int(port))):
+        with (
+            socket.create_connection((host, int(port))) as silent,
+            socket.create_connection((host, int(port))),
+        ):
             silent.sendall(GOOD[:50])
             assert stop_process(process) == 0
     finally:

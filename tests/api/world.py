@@ -77,9 +77,7 @@ def stop_process(process: subprocess.Popen[bytes]) -> int:
 def client_of(endpoint: str, region: str = "us-east-1") -> Iterator[Ecs]:
     """Open an unmodified boto3 client."""
     config = Config(retries={"total_max_attempts": 1}, read_timeout=30, max_pool_connections=20)
-    client = boto3.client(
-        "ecs", endpoint_url=f"http://{endpoint}", region_name=region, config=config, **KEYS
-    )
+    client = boto3.client("ecs", endpoint_url=f"http://{endpoint}", region_name=region, config=config, **KEYS)
     try:
         yield client
     finally:
