@@ -15,7 +15,7 @@ import trio.testing
 from journal.errors import Disowned, JournalError, WrongCluster
 from journal.node import Node
 from journal.paxos.messages import Accept, AcceptedValue, Envelope, Heartbeat, Learn, Promise
-from journal.rpc import bridge, methods, peers
+from journal.rpc import bridge, methods, peers, pulse
 from journal.rpc.channels import channel_options
 from journal.rpc.pb import paxos_pb2 as px
 from journal.rpc.peers import GrpcTransport
@@ -104,6 +104,7 @@ async def test_news_that_nobody_waits_for_rides_with_the_next_message(
 
     monkeypatch.setattr(GrpcTransport, "_deliver_parcel", count)
     monkeypatch.setattr(peers, "_NEWS_DELAY_S", 60.0)
+    monkeypatch.setattr(pulse, "PING_INTERVAL_S", 600.0)  # no ping comes to the news' help
     news, probe = Heartbeat(BALLOT, Slot(1), 0), Heartbeat(BALLOT, Slot(1), 7)
     async with peer(1) as one, peer(2) as two:
         one.transport.set_peers({NodeId(2): two.endpoint})
