@@ -14,6 +14,7 @@ AGENTS ?= 2
 ARGS ?=
 MINUTES ?= 5
 SEED ?=
+CASE ?=
 RUNS ?= 200
 
 help: ## Show this list
@@ -64,8 +65,8 @@ format: $(STAMP) ## Format, and mend what the linter can mend
 proto: $(STAMP) ## Generate the stubs from protos/ again
 	@$(BIN)/python scripts/proto
 
-bench: $(STAMP) ## Measure offers per second and latency on three nodes
-	@$(BIN)/python scripts/bench.py $(ARGS)
+bench: $(STAMP) ## Measure beside etcd in the same run; CASE=lone measures one row
+	@$(BIN)/python -m scripts.bench $(CASE) $(ARGS)
 
 lock: ## Pin the newest versions that pyproject.toml allows (needs uv)
 	uv pip compile pyproject.toml --upgrade --python-version 3.11 --generate-hashes --quiet \

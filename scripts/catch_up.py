@@ -45,7 +45,8 @@ from journal.errors import JournalError
 from journal.offers import Offer, Put, pack_batch, pack_offer
 from journal.rpc.connection import GrpcConnector
 from journal.types import Revision
-from scripts.bench import check_nodes, percentiles
+from scripts.bench.nodes import check_nodes
+from scripts.bench.results import percentiles
 from synod.local import LocalCluster
 from synod.local_state import HTTP_PORT_ABOVE
 
