@@ -8,7 +8,10 @@ from synod.local import LocalCluster
 
 
 def check_nodes(cluster: LocalCluster) -> str:
-    """Return the chain that all nodes agree on, once all have folded the same. Raises ``RuntimeError`` if their chains differ."""
+    """Return the chain that all nodes agree on, once all have folded the same.
+
+    Raises ``RuntimeError`` if they differ.
+    """
     deadline = time.monotonic() + 20
     while True:
         said = [view.said for view in cluster.status() if view.said is not None]
