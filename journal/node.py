@@ -125,6 +125,7 @@ class Node:
         self._identities = Identities(storage, config.node, incarnation, log)
         self._standing = Standing(config, self._core, self._identities)
         self._inbox: list[Envelope] = []
+        self._hung_up: list[NodeId] = []
         self._to_fold: deque[AcceptedValue] = deque()
         self._commands = Commands()
         self._reads = ReadBarriers(config.limits.reads_inflight_max, config.read_timeout_s)
@@ -207,7 +208,7 @@ class Node:
         """
         self._follow_membership()
         self._catch_up.resume(self._clock.now())
-        self._transport.start(self._deliver)
+        self._transport.start(self._deliver, self._peer_hung_up)
         failure: StorageError | None = None
         try:
             async with trio.open_nursery() as nursery:
@@ -259,6 +260,8 @@ class Node:
             now = self._clock.now()
             self._record_identities()
             self._step_inbox(now)
+            while self._hung_up:
+                self._core.hung_up(self._hung_up.pop(), now)
             if self._tick_due:
                 self._tick_due = False
                 self._tick(now)
@@ -292,6 +295,11 @@ class Node:
             self._wake()
         else:
             self.counters.inbox_dropped += 1
+
+    def _peer_hung_up(self, peer: NodeId) -> None:
+        """A peer's connection has ended. What it said before that is stepped first."""
+        self._hung_up.append(peer)
+        self._wake()
 
     def _step_inbox(self, now: float) -> None:
         inbox, self._inbox = self._inbox, []

@@ -32,8 +32,9 @@ class Clock(Protocol):
 class Transport(Protocol):
     """Envelopes to and from the peers. May lose, repeat, delay and reorder them."""
 
-    def start(self, deliver: Callable[[Envelope], None]) -> None:
-        """Deliver what arrives to ``deliver``, in the node's own thread."""
+    def start(self, deliver: Callable[[Envelope], None], hung_up: Callable[[NodeId], None]) -> None:
+        """Deliver what arrives to ``deliver``, in the node's own thread, and tell ``hung_up`` which peer's
+        connection has ended: that one has probably died. It may be told wrongly, or not at all."""
         ...
 
     def send(self, envelopes: Sequence[Envelope]) -> None:

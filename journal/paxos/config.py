@@ -53,6 +53,9 @@ class PaxosConfig:
     election_timeout_s: float = 1.0
     """A follower stands after a silence of one to two of these, drawn at random; a leader that
     has not heard a quorum for one of these steps down."""
+    hang_up_grace_s: float = 0.1
+    """A follower whose connection to the leader has ended bears a silence of one to two of these only:
+    a process that died is noticed at once, and one that only lost a connection speaks again within that."""
     heartbeat_interval_s: float = 0.1
     retry_interval_s: float = 0.2
     """Prepare, Accept, Learn, ReadIndex and TakeOver are sent again after this long unanswered."""
@@ -76,7 +79,7 @@ class PaxosConfig:
         for name in ("window_slots_max", "message_bytes_max", "learn_slots_max", "accept_ahead_windows_max"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("election_timeout_s", "heartbeat_interval_s", "retry_interval_s"):
+        for name in ("election_timeout_s", "hang_up_grace_s", "heartbeat_interval_s", "retry_interval_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
         if self.heartbeat_interval_s * 2 > self.election_timeout_s:

@@ -350,6 +350,15 @@ class Paxos:
         else:
             lead.tick(now)
 
+    def hung_up(self, node: NodeId, now: float) -> None:
+        """The connection over which ``node`` spoke has ended, as it does when its process dies.
+
+        Only a hint, and only about time: a follower waits less long for a leader that hung up before it
+        asks for pre-votes, and grants them. Others that still hear the leader refuse, as always.
+        """
+        if node == self.leader and self._lead is None:
+            self._silence.hung_up(now, self.config.hang_up_grace_s)
+
     # -- pre-vote -----------------------------------------------------------------------
 
     def _end_silence(self) -> None:

@@ -35,6 +35,12 @@ class Silence:
         """Somebody was heard, or this node did something that must be given time."""
         self.since = now
 
+    def hung_up(self, now: float, grace_s: float) -> None:
+        """The leader's connection has ended: bear one to two ``grace_s`` more, unless it is heard again."""
+        self.since = min(self.since, now - self._timeout_s)
+        grace_ends = now + grace_s * (1.0 + self._rng.random())
+        self.patience_s = min(self.patience_s, grace_ends - self.since)
+
     @property
     def ends_at(self) -> float:
         return self.since + self.patience_s

@@ -109,6 +109,7 @@ class GrpcTransport:
         self._parcel_bytes_max = 4 * queue_bytes_max
         self._log = log
         self._deliver: Callable[[Envelope], None] | None = None
+        self._hung_up: Callable[[NodeId], None] = lambda _node: None
         self._registry: Registry | None = None
         self._members: frozenset[NodeId] | None = None
         self._endpoints: dict[NodeId, str] = {}
@@ -127,8 +128,9 @@ class GrpcTransport:
         """Let ``registry`` judge who the peers are. Before ``start``; without it, anybody's word is taken."""
         self._registry = registry
 
-    def start(self, deliver: Callable[[Envelope], None]) -> None:
+    def start(self, deliver: Callable[[Envelope], None], hung_up: Callable[[NodeId], None]) -> None:
         self._deliver = deliver
+        self._hung_up = hung_up
 
     def send(self, envelopes: Sequence[Envelope]) -> None:
         for _sender, to, message in envelopes:
@@ -291,6 +293,7 @@ class GrpcTransport:
         finally:
             if self._incoming.get(sender) is ended:
                 del self._incoming[sender]
+                self._hung_up(sender)
                 if self._callers.pop(sender, None) is not None:
                     self._follow()
             reader.cancel()

@@ -95,7 +95,7 @@ class NetworkTransport:
         self.node = node
         self.peers: Mapping[NodeId, str] = {}
 
-    def start(self, deliver: Callable[[Envelope], None]) -> None:
+    def start(self, deliver: Callable[[Envelope], None], hung_up: Callable[[NodeId], None]) -> None:
         self.network._deliver[self.node] = deliver
 
     def send(self, envelopes: Sequence[Envelope]) -> None:

@@ -124,6 +124,35 @@ def test_one_of_three_down_goes_on_and_two_stop() -> None:
     cluster.propose(b"again", seconds=5.0)
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_a_leader_that_died_and_hung_up_is_replaced_at_once(seed: int) -> None:
+    """Long before the silence that a follower bears: the connection's end says what happened."""
+    cluster = Cluster(5, seed=seed)
+    leader = cluster.elect()
+    cluster.run(0.5)
+    cluster.hosts[leader].crash()
+    cluster.run(0.05)  # a connection ends behind the last that came over it
+    for node in {1, 2, 3, 4, 5} - {leader}:
+        cluster[node].hung_up(NodeId(leader), cluster.now)
+    start = cluster.now
+    cluster.elect()
+    assert cluster.now - start < 0.5 * cluster.config.election_timeout_s
+
+
+def test_who_is_hung_up_on_again_and_again_does_not_disturb_a_leader_that_lives() -> None:
+    """Nor does anybody who hears that some other node hung up."""
+    cluster = Cluster(3)
+    cluster.elect(1)
+    leader, ballot = cluster.leader(), leaderships(cluster)
+    for step in range(300):
+        cluster[2].hung_up(NodeId(1), cluster.now)
+        cluster[3].hung_up(NodeId(2), cluster.now)
+        cluster[1].hung_up(NodeId(3), cluster.now)
+        cluster.propose(b"%d" % step, seconds=0.2)
+        cluster.run(0.03)
+    assert cluster.leader() == leader and leaderships(cluster) == ballot
+
+
 def test_all_crash_at_once_and_know_nothing_of_what_is_chosen() -> None:
     """The applied slot never reached a disk: all is proposed again, window by window."""
     cluster = Cluster(3, apply_probability=0.0, window_slots_max=8, message_bytes_max=100)

@@ -34,7 +34,8 @@ class Peer:
         self.transport = make_transport(node, log=self.log, **options)
         self.server = Server(cast(Node, FakeNode()), self.transport, listen=listen, log=self.log.logger)
         self.got: list[Envelope] = []
-        self.transport.start(self.got.append)
+        self.hung_up: list[NodeId] = []
+        self.transport.start(self.got.append, self.hung_up.append)
 
     @property
     def endpoint(self) -> str:
@@ -119,6 +120,18 @@ async def test_news_that_nobody_waits_for_rides_with_the_next_message(
         send(one.transport, 2, news)  # alone, and still not lost
         await until(lambda: len(two.got) == 3)
     assert parcels == [2, 1]
+
+
+@guest
+async def test_who_goes_has_hung_up_and_who_comes_again_has_not() -> None:
+    async with peer(1) as one, peer(2) as two:
+        one.transport.set_peers({NodeId(2): two.endpoint})
+        await until(lambda: one.log.named("peer.connected"))
+        send(one.transport, 2, learn(1))
+        await until(lambda: two.got)
+        assert two.hung_up == []
+        one.transport.set_peers({})
+        await until(lambda: two.hung_up == [1])
 
 
 @guest

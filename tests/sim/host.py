@@ -57,6 +57,7 @@ class Life:
         self.node: Node
         self.scope = trio.CancelScope()
         self.deliver: Callable[[Envelope], None] | None = None
+        self.hung_up: Callable[[NodeId], None] = lambda _node: None
         self.peers: dict[NodeId, str] = {}
         self.callers: set[int] = set()
         """Who has a stream to this one and said where it is reached: it can be answered, member or not."""
@@ -228,6 +229,8 @@ class Host:
         life.deliver = None
         self.life = None
         self.memory = life.disk.die(power=power)
+        if not power:  # the kernel of a machine that lives ends the connections of a dead process
+            self.world.network.hang_up(self.number)
         self.resume()
         if back_in:
             self.restart_later()

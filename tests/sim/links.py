@@ -114,8 +114,9 @@ class SimTransport:
         self._life = life
         self._members: frozenset[int] | None = None
 
-    def start(self, deliver: Callable[[Envelope], None]) -> None:
+    def start(self, deliver: Callable[[Envelope], None], hung_up: Callable[[NodeId], None]) -> None:
         self._life.deliver = deliver
+        self._life.hung_up = hung_up
 
     def send(self, envelopes: Sequence[Envelope]) -> None:
         peers, callers = self._life.peers, self._life.callers

@@ -7,11 +7,13 @@ cut one way only.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
 from journal.paxos.messages import Envelope
+from journal.types import NodeId
 from tests.sim.links import Streams
 
 if TYPE_CHECKING:
@@ -133,6 +135,18 @@ class Network:
         sender, to = int(envelope.sender), int(envelope.to)
         due = self.arrival(sender, to, in_order=in_order)
         self._world.at(due, lambda: self._deliver(life, envelope))
+
+    def hang_up(self, node: int) -> None:
+        """Tell the others that the connections of ``node`` have ended: those whom that reaches."""
+        for number, host in sorted(self._world.hosts.items()):
+            life = host.life
+            if life is not None and number != node and not self.is_lost(node, number):
+                self._world.at(self.arrival(node, number, in_order=True), partial(self._hung_up, life, node))
+
+    @staticmethod
+    def _hung_up(life: Life, node: int) -> None:
+        if life.is_alive and not life.host.is_paused:
+            life.hung_up(NodeId(node))
 
     def _deliver(self, sender: Life, envelope: Envelope) -> None:
         to = int(envelope.to)
