@@ -54,6 +54,10 @@ class ClientProcess:
                 start_new_session=True,
             )
 
+    def names(self) -> dict[str, str]:
+        """Return the kind of each of its clients, as the history names them."""
+        return {f"{self.name}{number}": kind for number, kind in enumerate(self.kinds)}
+
     def accepted(self) -> int:
         """Return how many offers it has had acknowledged."""
         if self.file.exists():

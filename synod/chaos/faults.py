@@ -177,14 +177,15 @@ async def _disk_full(arena: Arena, fault: Fault, nodes: list[int]) -> None:
     for node, disk in arena.disks.items():
         if node not in arena.nodes:  # it was removed
             continue
-        text = f"the disk of node {node} ({disk.kind}) is full: {left_bytes} bytes are left"
+        left = f"{left_bytes >> 20} MiB are left" if left_bytes else "nothing is left"
+        text = f"the disk of node {node} ({disk.kind}) is full: {left}"
         with arena.fault(fault.kind, text, [node]):
             if not left_bytes:
                 arena.may_end.add(node)
             taken = await trio.to_thread.run_sync(disk.fill, left_bytes)
             await trio.sleep(fault.for_s)
             await trio.to_thread.run_sync(disk.empty)
-            arena.recorder.note(f"{taken} bytes are free again")
+            arena.recorder.note(f"{taken >> 20} MiB are free again")
             if f"node-{node}" not in arena.cluster.running():
                 arena.say(f"  node {node} had ended")
                 await arena.start(node)

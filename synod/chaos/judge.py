@@ -3,14 +3,20 @@ run itself noticed (a node that ended, no progress, a client that failed)."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from synod.history import HistoryInvalid, check, load
 from synod.history.invariants import Invariants
+from synod.history.report import Rule
 
 SHOWN_MAX = 8
+INVARIANTS = (
+    "at every revision money is neither made nor lost, lists only grow, counters and capacity stay in their"
+    " bounds, and no port is given out twice"
+)
 
 
 @dataclass(slots=True)
@@ -20,6 +26,8 @@ class Verdict:
     text: str
     problems: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
+    rules: dict[str, int] = field(default_factory=dict)
+    """Each rule that was judged, in words, and how often it was violated."""
 
     @property
     def ok(self) -> bool:
@@ -37,12 +45,15 @@ def judge(files: Sequence[Path], problems: Sequence[str] = (), *, invariants: bo
         verdict.text = verdict.problems[-1]
         return verdict
     verdict.text, verdict.counts = str(report), dict(report.counts)
+    violated = Counter(violation.rule for violation in report.violations)
+    verdict.rules = {rule.value: violated[rule] for rule in Rule}
     if not report.ok:
         verdict.problems.append(verdict.text)
     if invariants:
         space = {key: record.value for key, record in history.base.items}
         found = Invariants(space).fold(c for c in report.commits if c.revision > history.base.revision)
         verdict.counts["invariants"] = found.judged
+        verdict.rules[INVARIANTS] = len(found.violations)
         verdict.problems.extend(found.violations[:SHOWN_MAX])
         if found.violations:
             verdict.text += f"\ninvariants: VIOLATED: {found.violations[0]} (of {len(found.violations)})"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from synod.chaos import timeline as timelines
+from synod.chaos.tables import duration, facts, faults_table, kinds_table, rules_table
 from synod.chaos.timeline import OUTCOMES, Span, Timeline
 
 WIDTH = 1200
@@ -29,6 +30,8 @@ COLOURS = {
     "unreachable": "#f1d3cb",
 }
 FAULT_COLOUR = "#b0563c"
+NODE_COLOURS = ("#1f5fa8", "#2a7f62", "#c2452d", "#e0a526", "#7a6a8a", "#4c9bb5", "#8a8a8a")
+SAMPLES_APART_S = 2.0
 LATENCIES = ((0.5, "median", "#2a7f62"), (0.95, "95 %", "#e0a526"), (0.99, "99 %", "#c2452d"))
 STYLE = """
  body { font: 15px/1.5 system-ui, sans-serif; color: #1d2329; background: #fff; margin: 2rem auto;
@@ -44,7 +47,12 @@ STYLE = """
  table { border-collapse: collapse; font-size: 14px }
  td, th { padding: .15rem .9rem .15rem 0; text-align: left;
    vertical-align: top } th { color: #5a646e; font-weight: 500; border-bottom: 1px solid #d9dde1 }
- td.n { text-align: right; font-variant-numeric: tabular-nums } svg { width: 100%; height: auto }
+ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums } svg { width: 100%; height: auto }
+ .good { color: #2a7f62; font-weight: 600 } .bad { color: #c2452d; font-weight: 600 }
+ .rules { columns: 2 34rem; column-gap: 2.5rem; list-style: none; padding: 0; font-size: 14px }
+ .rules li { break-inside: avoid; padding: .1rem 0 .1rem 3.4rem; text-indent: -3.4rem }
+ .rules b { display: inline-block; min-width: 3rem; text-indent: 0 }
+ .note { color: #5a646e; margin: .2rem 0 .6rem; font-size: .9rem }
  code { background: #f5f6f7; padding: .1rem .3rem }
 """
 
@@ -53,7 +61,7 @@ def write_page(folder: Path) -> Path:
     """Write ``report.html`` from what a run left in ``folder``; return its path."""
     about = json.loads((folder / "run.json").read_text())
     path = folder / "report.html"
-    path.write_text(page(about, timelines.read(folder)), encoding="utf-8")
+    path.write_text(page(about, timelines.read(folder, about["clients"])), encoding="utf-8")
     return path
 
 
@@ -72,8 +80,9 @@ def page(about: dict[str, Any], timeline: Timeline) -> str:
     if about["problems"]:
         parts.append("<h2>What is wrong</h2>")
         parts.extend(f"<pre>{escape(problem)}</pre>" for problem in about["problems"])
-    parts += ["<h2>Timeline</h2>", picture(timeline), "<h2>Verdict</h2>"]
-    parts += [f"<pre>{escape(about['verdict'])}</pre>", _fault_table(timeline), "</html>\n"]
+    parts += ["<h2>Timeline</h2>", picture(timeline), "<h2>What was judged</h2>"]
+    parts += [f"<pre>{escape(about['verdict'])}</pre>", rules_table(about.get("rules", {}))]
+    parts += [kinds_table(timeline), faults_table(timeline), "</html>\n"]
     return "".join(parts)
 
 
@@ -83,31 +92,24 @@ def _facts(about: dict[str, Any], timeline: Timeline) -> str:
     median = latencies[len(latencies) // 2] if latencies else 0.0
     slow = latencies[int(len(latencies) * 0.99)] if latencies else 0.0
     rss = max(timeline.rss_max.values(), default=0) / 2**20
-    facts = [
-        (f"{counts.get('offers', 0):,}", "offers"),
-        (f"{counts.get('accepted', 0):,}", "acknowledged"),
-        (f"{counts.get('rejected', 0):,}", "rejected, each receipt judged"),
-        (f"{counts.get('unknown', 0):,}", "of unknown outcome"),
-        (f"{counts.get('reads', 0):,}", "reads judged"),
-        (f"{counts.get('keep-alives', 0):,}", "keep-alives judged"),
-        (_duration(median), "median latency"),
-        (_duration(slow), "99 % latency"),
-        (f"{timeline.longest_gap_s:.1f} s", "longest time without an acknowledgement"),
-        (f"{max(timeline.recoveries_s, default=0.0):.1f} s", "slowest return after harm"),
-        (f"{rss:.0f} MiB", "most memory of a node"),
-    ]
-    cells = "".join(f"<div><b>{value}</b><span>{escape(name)}</span></div>" for value, name in facts)
-    return f"<div class='facts'>{cells}</div>"
-
-
-def _fault_table(timeline: Timeline) -> str:
-    rows = "".join(
-        f"<tr><td class='n'>{span.begin:.1f} s</td><td class='n'>{span.end - span.begin:.1f} s</td>"
-        f"<td>{escape(span.what)}</td><td>{escape(span.text)}</td></tr>"
-        for span in timeline.faults
+    led = {(span.what, span.text) for spans in timeline.states.values() for span in spans}
+    elections = max(0, len([1 for state, _ballot in led if state == "leader"]) - 1)
+    return facts(
+        [
+            (f"{counts.get('offers', 0):,}", "offers"),
+            (f"{counts.get('accepted', 0):,}", "acknowledged"),
+            (f"{counts.get('rejected', 0):,}", "rejected, each receipt judged"),
+            (f"{counts.get('unknown', 0):,}", "of unknown outcome"),
+            (f"{counts.get('reads', 0):,}", "reads judged"),
+            (f"{counts.get('keep-alives', 0):,}", "keep-alives judged"),
+            (duration(median), "median latency"),
+            (duration(slow), "99 % latency"),
+            (f"{timeline.longest_gap_s:.1f} s", "longest time without an acknowledgement"),
+            (f"{max(timeline.recoveries_s, default=0.0):.1f} s", "slowest return after harm"),
+            (f"{rss:.0f} MiB", "most memory of a node"),
+            (f"{elections}", "changes of the leader"),
+        ]
     )
-    head = "<tr><th>from</th><th>for</th><th>kind</th><th>what was done</th></tr>"
-    return f"<h2>Faults</h2><table>{head}{rows}</table>"
 
 
 # -- the picture --------------------------------------------------------------------
@@ -172,6 +174,7 @@ def picture(timeline: Timeline) -> str:
     _throughput(drawn)
     _latency(drawn)
     _nodes(drawn)
+    _memory(drawn)
     _faults(drawn)
     _axis(drawn)
     height = drawn.y + 10
@@ -219,7 +222,7 @@ def _latency(drawn: _Picture) -> None:
 
     for seconds in (0.001, 0.01, 0.1, 1.0, 10.0):
         drawn.line(LEFT, y(seconds), WIDTH - RIGHT, y(seconds))
-        drawn.text(LEFT - 8, y(seconds) + 4, _duration(seconds))
+        drawn.text(LEFT - 8, y(seconds) + 4, duration(seconds))
     for part, name, colour in LATENCIES:
         for run in _runs(timeline, part):
             points = " ".join(f"{drawn.x(at):.1f},{y(value):.1f}" for at, value in run)
@@ -261,6 +264,43 @@ def _nodes(drawn: _Picture) -> None:
             title = f"node {node}: {span.what}, ballot {span.text}, {span.begin:.1f} to {span.end:.1f} s"
             drawn.box(span.begin, span.end, drawn.y + 2, 17, COLOURS.get(span.what, "#ddd"), title)
         drawn.y += 22
+
+
+def _memory(drawn: _Picture) -> None:
+    timeline, height = drawn.timeline, 70.0
+    names = sorted(timeline.rss, key=int)
+    if not names:
+        return
+    colours = {name: NODE_COLOURS[number % len(NODE_COLOURS)] for number, name in enumerate(names)}
+    drawn.heading("Memory, MiB", [(f"node {name}", colours[name]) for name in names])
+    drawn.shade(height)
+    top = _nice(max(timeline.rss_max.values()) / 2**20)
+    bottom = drawn.y + height
+    for part in (0.0, 0.5, 1.0):
+        drawn.line(LEFT, bottom - height * part, WIDTH - RIGHT, bottom - height * part)
+        drawn.text(LEFT - 8, bottom - height * part + 4, f"{top * part:g}")
+    for name in names:
+        for run in _unbroken(timeline.rss[name]):
+            points = " ".join(
+                f"{drawn.x(at):.1f},{bottom - height * rss / 2**20 / top:.1f}" for at, rss in run
+            )
+            drawn.shapes.append(
+                f"<polyline points='{points}' fill='none' stroke='{colours[name]}' stroke-width='1.4'>"
+                f"<title>node {escape(name)}</title></polyline>"
+            )
+    drawn.y = bottom + 6
+
+
+def _unbroken(samples: Sequence[tuple[float, int]]) -> Iterator[list[tuple[float, int]]]:
+    """Yield stretches in which the process ran without a pause between samples."""
+    run: list[tuple[float, int]] = []
+    for at, rss in samples:
+        if run and at - run[-1][0] > SAMPLES_APART_S:
+            yield run
+            run = []
+        run.append((at, rss))
+    if run:
+        yield run
 
 
 def _faults(drawn: _Picture) -> None:
@@ -308,7 +348,3 @@ def _nice(value: float) -> float:
         return 1.0
     size = 10.0 ** math.floor(math.log10(value))
     return next(size * factor for factor in (1, 2, 2.5, 5, 10) if size * factor >= value)
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds * 1000:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"

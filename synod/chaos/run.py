@@ -190,6 +190,8 @@ def _leave(arena: Arena, options: Options, verdict: Verdict, facts: dict[str, An
         "problems": verdict.problems,
         "verdict": verdict.text,
         "counts": verdict.counts,
+        "rules": verdict.rules,
+        "clients": {name: kind for client in arena.clients for name, kind in client.names().items()},
         "disks": {str(node): disk.kind for node, disk in arena.disks.items()},
         **facts,
     }

@@ -6,6 +6,8 @@ Nothing here judges: a torn or strange line is left out.
 from __future__ import annotations
 
 import json
+import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -13,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 BUCKETS_MAX = 400
+PARTS = re.compile(r"-(setup|tail|direct).*")
+"""What a client's name ends with where it does several things."""
 OUTCOMES = ("accepted", "rejected", "unknown", "refused")
 
 
@@ -39,6 +43,21 @@ class Span:
     end: float
     what: str
     text: str
+    silence_s: float = 0.0
+    """The longest time in it without any acknowledged offer."""
+    back_s: float | None = None
+    """After so long an offer was acknowledged again when it was over. None: never, in this run."""
+
+
+@dataclass(slots=True)
+class Kind:
+    """What the clients of one kind went through."""
+
+    clients: set[str] = field(default_factory=set)
+    outcomes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
+    others: int = 0
+    """Reads, keep-alives and tails."""
+    latencies_s: list[float] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -52,6 +71,10 @@ class Timeline:
     problems: list[Span] = field(default_factory=list)
     recoveries_s: list[float] = field(default_factory=list)
     rss_max: dict[str, int] = field(default_factory=dict)
+    rss: dict[str, list[tuple[float, int]]] = field(default_factory=dict)
+    """By node: (when, bytes of memory)."""
+    kinds: dict[str, Kind] = field(default_factory=dict)
+    acknowledged_s: list[float] = field(default_factory=list)
     longest_gap_s: float = 0.0
     """The longest time without any acknowledged offer."""
 
@@ -60,12 +83,16 @@ class Timeline:
         return sorted(latency for bucket in self.buckets for latency in bucket.latencies_s)
 
 
-def read(folder: Path) -> Timeline:
-    """Return the timeline of a run's folder."""
-    return draw(_objects(folder / "history.jsonl"), _objects(folder / "samples.jsonl"))
+def read(folder: Path, clients: Mapping[str, str]) -> Timeline:
+    """Return the timeline of a run's folder. ``clients``: the kind of each client."""
+    return draw(_objects(folder / "history.jsonl"), _objects(folder / "samples.jsonl"), clients)
 
 
-def draw(history: Iterable[Mapping[str, Any]], samples: Iterable[Mapping[str, Any]]) -> Timeline:
+def draw(
+    history: Iterable[Mapping[str, Any]],
+    samples: Iterable[Mapping[str, Any]],
+    clients: Mapping[str, str] | None = None,
+) -> Timeline:
     events = [*history]
     timeline = Timeline()
     times = [event["t"] for event in events if event["event"] in ("invoke", "complete")]
@@ -75,13 +102,15 @@ def draw(history: Iterable[Mapping[str, Any]], samples: Iterable[Mapping[str, An
     timeline.seconds = max(1.0, (last - zero) / 1e9)
     timeline.bucket_s = max(0.5, timeline.seconds / BUCKETS_MAX)
     timeline.buckets = [Bucket() for _ in range(int(timeline.seconds / timeline.bucket_s) + 1)]
-    _operations(timeline, events, zero)
+    _operations(timeline, events, zero, clients or {})
     _notes(timeline, events, zero)
     _states(timeline, samples, zero)
     return timeline
 
 
-def _operations(timeline: Timeline, events: Iterable[Mapping[str, Any]], zero: int) -> None:
+def _operations(
+    timeline: Timeline, events: Iterable[Mapping[str, Any]], zero: int, clients: Mapping[str, str]
+) -> None:
     asked: dict[tuple[str, int], Mapping[str, Any]] = {}
     acknowledged: list[int] = []
     for event in events:
@@ -92,18 +121,27 @@ def _operations(timeline: Timeline, events: Iterable[Mapping[str, Any]], zero: i
             if invoked is None:
                 continue
             bucket = timeline.buckets[int((event["t"] - zero) / 1e9 / timeline.bucket_s)]
+            name = PARTS.sub("", event["client"])
+            kind = timeline.kinds.setdefault(clients[name], Kind()) if name in clients else Kind()
+            kind.clients.add(name)
             if invoked["kind"] in ("get", "scan"):
                 bucket.reads += "revision" in event
             if invoked["kind"] != "offer":
+                kind.others += 1
                 continue
             outcome = next((word for word in OUTCOMES if word in event), "unknown")
             bucket.outcomes[outcome] += 1
+            kind.outcomes[outcome] += 1
             if outcome == "accepted":
-                bucket.latencies_s.append((event["t"] - invoked["t"]) / 1e9)
+                latency_s = (event["t"] - invoked["t"]) / 1e9
+                bucket.latencies_s.append(latency_s)
+                kind.latencies_s.append(latency_s)
                 acknowledged.append(event["t"])
-    acknowledged.sort()
-    gaps = (later - earlier for earlier, later in pairwise(acknowledged))
-    timeline.longest_gap_s = max(gaps, default=0) / 1e9
+    timeline.acknowledged_s = sorted((at - zero) / 1e9 for at in acknowledged)
+    gaps = (later - earlier for earlier, later in pairwise(timeline.acknowledged_s))
+    timeline.longest_gap_s = max(gaps, default=0.0)
+    for each in timeline.kinds.values():
+        each.latencies_s.sort()
     for bucket in timeline.buckets:
         bucket.latencies_s.sort()
 
@@ -119,15 +157,24 @@ def _notes(timeline: Timeline, events: Iterable[Mapping[str, Any]], zero: int) -
         elif event.get("phase") == "end" and event["number"] in begun:
             first = begun.pop(event["number"])
             begin = (first["t"] - zero) / 1e9
-            timeline.faults.append(Span(begin, at, first["fault"], first["text"]))
+            timeline.faults.append(_harm(timeline, begin, at, first))
         elif "problem" in event:
             timeline.problems.append(Span(at, at, "problem", event["problem"]))
         elif "recovery_s" in event:
             timeline.recoveries_s.append(event["recovery_s"])
     for first in begun.values():
         begin = (first["t"] - zero) / 1e9
-        timeline.faults.append(Span(begin, timeline.seconds, first["fault"], first["text"]))
+        timeline.faults.append(_harm(timeline, begin, timeline.seconds, first))
     timeline.faults.sort(key=lambda span: span.begin)
+
+
+def _harm(timeline: Timeline, begin: float, end: float, first: Mapping[str, Any]) -> Span:
+    times = timeline.acknowledged_s
+    inside = times[bisect_left(times, begin) : bisect_right(times, end)]
+    silence_s = max(later - earlier for earlier, later in pairwise([begin, *inside, end]))
+    after = bisect_right(times, end)
+    back_s = times[after] - end if after < len(times) else None
+    return Span(begin, end, first["fault"], first["text"], silence_s, back_s)
 
 
 def _states(timeline: Timeline, samples: Iterable[Mapping[str, Any]], zero: int) -> None:
@@ -138,7 +185,9 @@ def _states(timeline: Timeline, samples: Iterable[Mapping[str, Any]], zero: int)
             begin, state, ballot = open_.pop(node)
             timeline.states.setdefault(node, []).append(Span(begin, at, state, ballot))
         for node, facts in sample["nodes"].items():
-            timeline.rss_max[node] = max(timeline.rss_max.get(node, 0), facts.get("rss", 0))
+            if rss := facts.get("rss", 0):
+                timeline.rss_max[node] = max(timeline.rss_max.get(node, 0), rss)
+                timeline.rss.setdefault(node, []).append((at, rss))
             begin, state, ballot = open_.get(node, (at, "", ""))
             if (facts["state"], facts.get("ballot", ballot)) != (state, ballot):
                 if state:

@@ -22,6 +22,7 @@ from synod.chaos.run import main
 from synod.chaos.schedule import BY_NAME, KINDS, LEADER, MILD, rounds
 from synod.chaos.timeline import draw
 from synod.history import check, load
+from synod.history.report import Rule
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT_MINUTES = 0.75
@@ -282,6 +283,9 @@ def events() -> list[dict[str, Any]]:
     ]
 
 
+OFFER = {"kind": "offer", "label": "c/9", "mutations": [{"put": "k", "value": "v"}]}
+
+
 def samples() -> list[dict[str, Any]]:
     ms = 1_000_000
     leading, following = {"state": "leader", "ballot": "1.1"}, {"state": "follower", "ballot": "1.1"}
@@ -300,6 +304,7 @@ def test_timeline_counts_what_was_recorded() -> None:
     assert sum(bucket.outcomes["unknown"] for bucket in timeline.buckets) == 1
     assert timeline.latencies_s == [0.02]
     assert [(s.begin, s.end, s.what) for s in timeline.faults] == [(0.5, 1.5, "kill")]
+    assert [(s.silence_s, s.back_s) for s in timeline.faults] == [(1.0, None)]
     assert [(s.what, s.begin) for s in timeline.states["2"]] == [
         ("follower", 0.0),
         ("down", 0.6),
@@ -308,11 +313,31 @@ def test_timeline_counts_what_was_recorded() -> None:
     assert [(s.what, s.begin, s.end) for s in timeline.states["3"]] == [("follower", 1.6, 2.6)]
 
 
+def test_timeline_says_how_long_harm_silenced_the_journal_and_what_each_kind_of_client_got() -> None:
+    more = events()
+    for number, (asked_ms, answered_ms) in enumerate([(700, 900), (1000, 1700)], 10):
+        more.append({"event": "invoke", "client": "c-tail", "op": number, "t": asked_ms * 10**6} | OFFER)
+        more.append(
+            {"event": "complete", "client": "c-tail", "op": number, "t": answered_ms * 10**6, "accepted": 2}
+        )
+    timeline = draw(more, samples(), {"c": "bank"})
+    [kill] = timeline.faults
+    assert [kill.silence_s, kill.back_s] == pytest.approx([0.6, 0.2])
+    bank = timeline.kinds["bank"]
+    assert (bank.clients, bank.outcomes["accepted"], bank.outcomes["unknown"]) == ({"c"}, 3, 1)
+    assert bank.latencies_s == pytest.approx([0.02, 0.2, 0.7])
+    assert timeline.longest_gap_s == pytest.approx(0.88)
+
+
 @pytest.mark.parametrize("good", [True, False])
 def test_page_needs_nothing_else_and_escapes_what_it_shows(good: bool) -> None:
     about = {"ok": good, "seed": 5, "nodes": 3, "rounds": 1, "again": "make chaos SEED=5", "counts": {}}
     about |= {"problems": [] if good else ["node <2> ended"], "verdict": "all holds"}
-    html = page(about, draw(events(), samples()))
+    about |= {"rules": {"nothing <acknowledged> is lost": 0 if good else 3}}
+    html = page(about, draw(events(), samples(), {"c": "bank"}))
+    assert "transfers between accounts" in html
+    assert ("violated 3 times" in html) is not good
+    assert "nothing &lt;acknowledged&gt; is lost" in html
     assert ("PASSED" in html) is good
     assert ("node &lt;2&gt; ended" in html) is not good
     assert "SIGKILL to &lt;node 2&gt;" in html
@@ -343,6 +368,7 @@ def test_verdict_is_good_only_if_nothing_at_all_was_wrong(tmp_path: Path) -> Non
     verdict = _judged(tmp_path, lost)
     assert not verdict.ok
     assert "[LOST]" in verdict.text
+    assert {rule for rule, count in verdict.rules.items() if count} >= {Rule.LOST.value}
     unjudgeable = _judged(tmp_path, events()[:-3])
     assert not unjudgeable.ok
     assert "no final tail" in unjudgeable.text
