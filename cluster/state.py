@@ -201,6 +201,11 @@ class ClusterState:
         """Return how many tasks of each group are on an instance that have not stopped."""
         return self._of(cluster).groups.get(instance, {})
 
+    def wanted_on(self, cluster: str, instance: str) -> Mapping[str, int]:
+        """Return the same without the tasks that are to stop: what ``distinctInstance`` and ``spread`` count,
+        as ECS does."""
+        return self._of(cluster).wanted.get(instance, {})
+
     def claimed(self, cluster: str, instance: str) -> Capacity:
         """Return what the tasks of an instance hold: every task that was not reported STOPPED.
 

@@ -62,6 +62,8 @@ class ClusterTables:
     """Of all tasks, and by instance, group and startedBy."""
     groups: dict[str, dict[str, int]] = field(default_factory=dict)
     """By instance: how many tasks of each group are on it that have not stopped."""
+    wanted: dict[str, dict[str, int]] = field(default_factory=dict)
+    """The same, without those that are to stop."""
     services: dict[str, ServiceView] = field(default_factory=dict)
     service_index: Index[str] = field(default_factory=Index)
     service_tasks: dict[str, SortedDict] = field(default_factory=dict)
@@ -133,12 +135,9 @@ class ClusterTables:
             counts.count(phase, by)
             if not counts.live:
                 del self.counts[label]
-        groups = self.groups.setdefault(view.instance, {})
-        groups[task.group] = groups.get(task.group, 0) + by
-        if not groups[task.group]:
-            del groups[task.group]
-            if not groups:
-                del self.groups[view.instance]
+        _tally(self.groups, view.instance, task.group, by)
+        if phase is not Phase.STOPPING:
+            _tally(self.wanted, view.instance, task.group, by)
 
 
 class Tables:
@@ -273,6 +272,15 @@ def _family_labels(definitions: Index[tuple[str, int]], family: str) -> list[Lab
         ("status", status) for status in DefinitionStatus if definitions.count(("family", family, status))
     ]
     return [ALL, *labels] if labels else []
+
+
+def _tally(of: dict[str, dict[str, int]], instance: str, group: str, by: int) -> None:
+    groups = of.setdefault(instance, {})
+    groups[group] = groups.get(group, 0) + by
+    if not groups[group]:
+        del groups[group]
+        if not groups:
+            del of[instance]
 
 
 def _set(into: dict[K, V], key: K, value: V | None) -> None:

@@ -1,51 +1,64 @@
 """Which instances take a request's tasks. PURE: ``place(state, request, rng) -> Plan``.
 
-Filters first: each looks at one instance and says why it cannot take the task, or None.
-Then a strategy picks among those that can. What earlier tasks of the same plan claim is
-counted, so that a plan is feasible as a whole; whether the world still looks like
-``plan.at`` is for the journal to check, offer by offer.
+``cluster.feasible`` says of each instance how many of the tasks it takes, or why none. Then the
+strategies choose, in the order given: an earlier one decides, a later one among what the earlier
+ones find equal, and ``rng`` among what is equal after all (so that schedulers that compete do
+not all pick the same). What earlier tasks of the same plan claim is counted, so that a plan is
+feasible as a whole; whether the world still looks like ``plan.at`` is for the journal to check,
+offer by offer.
 
-To add a filter, write a function (candidate, request) -> Refusal | None and put it into
-``FILTERS``; to add a strategy, put a key function into ``STRATEGIES``.
+* ``random``: any. What comes after it has nothing to say.
+* ``spread`` by ``instanceId`` (or ``host``) or ``attribute:<name>``: where fewest tasks of the
+  group are, on that instance or on all instances with that value.
+* ``binpack`` by ``cpu`` or ``memory``: where least is left.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 
-from cluster.records import InstanceStatus
+from cluster.feasible import Judge, Need, Refusal, need_of
+from cluster.records import PlacementStrategy, StrategyType
 from cluster.state import ClusterState, InstanceView
 from journal.types import Revision
+from schedulers.placement_order import Candidate, Level, LevelKind, Order
+
+__all__ = [
+    "ZONE_SPREAD",
+    "Need",
+    "Plan",
+    "Refusal",
+    "Request",
+    "StrategyInvalid",
+    "levels_of",
+    "need_of",
+    "place",
+    "strategy_of",
+]
+
+ZONE_ATTRIBUTE = "ecs.availability-zone"
+ATTRIBUTE_FIELD = "attribute:"
+INSTANCES_TOLD = 5
+"""Instances that ``Plan.why`` names for one reason."""
+
+ZONE_SPREAD = (PlacementStrategy(type=StrategyType.SPREAD, field=ATTRIBUTE_FIELD + ZONE_ATTRIBUTE),)
+"""What ECS does with a service that says nothing."""
 
 
-class Strategy(StrEnum):
-    RANDOM = "random"
-    BINPACK_CPU = "binpack:cpu"
-    BINPACK_MEMORY = "binpack:memory"
+class StrategyInvalid(ValueError):
+    """A placement strategy that there is none of; the text says which."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """``count`` tasks that each need the same. ``attributes``: name to value, all must be equal."""
+    """``count`` tasks that each need the same. Without a strategy: random."""
 
     cluster: str
-    cpu: int
-    memory: int
-    ports: tuple[int, ...] = ()
+    need: Need
     count: int = 1
-    strategy: Strategy = Strategy.RANDOM
-    attributes: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why an instance does not take a task: a code of ECS's, and words for a person."""
-
-    code: str
-    reason: str
+    strategy: tuple[PlacementStrategy, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,134 +71,124 @@ class Plan:
     """An instance for each task that has a place, in the order in which they were chosen."""
     unplaced: int
     """Tasks without a place."""
-    refused: Mapping[str, Refusal]
+    refused: Mapping[str, Refusal] = field(default_factory=dict)
     """Where tasks are without a place: why each instance does not take one more."""
+    alone: bool = False
+    """Whether a constraint looks at the instance's tasks: ``offers.place`` must stand on them."""
 
     @property
     def why(self) -> str:
         """Return one sentence for a person: why a task is without a place."""
         if not self.refused:
             return "the cluster has no container instances"
-        return "; ".join(f"instance {i[:8]} {r.reason}" for i, r in sorted(self.refused.items()))
-
-
-@dataclass(slots=True)
-class Candidate:
-    """An instance with what this plan leaves of it."""
-
-    view: InstanceView
-    cpu: int
-    memory: int
-    ports: set[int]
-
-
-Filter = Callable[[Candidate, Request], Refusal | None]
-
-
-def active(candidate: Candidate, _: Request) -> Refusal | None:
-    status = candidate.view.status
-    return None if status is InstanceStatus.ACTIVE else Refusal("INSTANCE", f"is {status}, not ACTIVE")
-
-
-def connected(candidate: Candidate, _: Request) -> Refusal | None:
-    return None if candidate.view.connected else Refusal("AGENT", "has no agent connected")
-
-
-def attributes(candidate: Candidate, request: Request) -> Refusal | None:
-    assert candidate.view.registration is not None
-    record = candidate.view.registration.record
-    for name in sorted(request.attributes):
-        wanted, found = request.attributes[name], record.attribute(name)
-        if found is None:
-            return Refusal("ATTRIBUTE", f"has no attribute {name}")
-        if found != wanted:
-            return Refusal("ATTRIBUTE", f"needs attribute {name}={wanted}, has {found or 'no value'}")
-    return None
-
-
-def capacity_known(candidate: Candidate, _: Request) -> Refusal | None:
-    return None if candidate.view.capacity else Refusal("RESOURCE:CPU", "has no readable capacity record")
-
-
-def cpu(candidate: Candidate, request: Request) -> Refusal | None:
-    if request.cpu <= candidate.cpu:
-        return None
-    return Refusal("RESOURCE:CPU", f"needs {request.cpu} CPU units, {max(candidate.cpu, 0)} left")
-
-
-def memory(candidate: Candidate, request: Request) -> Refusal | None:
-    if request.memory <= candidate.memory:
-        return None
-    return Refusal("RESOURCE:MEMORY", f"needs {request.memory} MiB, {max(candidate.memory, 0)} MiB left")
-
-
-def ports(candidate: Candidate, request: Request) -> Refusal | None:
-    taken = [port for port in request.ports if port in candidate.ports]
-    if not taken:
-        return None
-    return Refusal("RESOURCE:PORTS", f"needs host port {taken[0]}, which is taken")
-
-
-FILTERS: tuple[Filter, ...] = (active, connected, attributes, capacity_known, cpu, memory, ports)
-"""In the order in which they are asked; the first refusal is the one that is told."""
-
-STRATEGIES: Mapping[Strategy, Callable[[Candidate], int]] = {
-    Strategy.RANDOM: lambda _: 0,
-    Strategy.BINPACK_CPU: lambda candidate: candidate.cpu,
-    Strategy.BINPACK_MEMORY: lambda candidate: candidate.memory,
-}
-"""Smaller is better; ``rng`` draws among equals, so that schedulers that compete do not all pick the same."""
-
-
-def refuse(candidate: Candidate, request: Request) -> Refusal | None:
-    """Return why an instance does not take one task of the request; None if it does."""
-    for check in FILTERS:
-        refusal = check(candidate, request)
-        if refusal is not None:
-            return refusal
-    return None
+        by_reason: dict[str, list[str]] = {}
+        for instance, refusal in sorted(self.refused.items()):
+            by_reason.setdefault(refusal.reason, []).append(instance)
+        return "; ".join(_told(instances, reason) for reason, instances in by_reason.items())
 
 
 def place(state: ClusterState, request: Request, rng: random.Random) -> Plan:
     """Choose an instance for each task of the request, as far as there is room.
 
-    The same state, request and ``rng`` give the same plan.
+    The same state, request and ``rng`` give the same plan. Takes time in proportion to the
+    instances once, and to the logarithm of them for each task.
+
+    Raises ``StrategyInvalid``, and ``cluster.query.QueryInvalid`` for a constraint.
     """
-    if request.count < 0 or request.cpu < 0 or request.memory < 0:
-        raise ValueError("count, cpu and memory of a request must not be negative")
-    refused: dict[str, Refusal] = {}
-    feasible: list[Candidate] = []
-    for view in state.instances(request.cluster):
-        candidate = _candidate(view)
-        refusal = refuse(candidate, request)
-        if refusal is None:
-            feasible.append(candidate)
-        else:
-            refused[view.id] = refusal
-    score = STRATEGIES[request.strategy]
+    claim = request.need.claim
+    problem = claim.problem()
+    if request.count < 0 or problem:
+        raise ValueError(problem or f"count {request.count} must not be negative")
+    levels = levels_of(request.strategy)
+    judge = Judge(state, request.need)
+    views = state.instances(request.cluster)
+    order = Order(levels, claim, rng)
+    for view in views:
+        tasks = state.wanted_on(view.cluster, view.id).get(request.need.group, 0)
+        if tasks:
+            order.count(view.attributes, tasks)
+        room = judge.room(view) if request.count else 0
+        if room:
+            order.add(_candidate(view, tasks, room))
     placements: list[str] = []
-    while feasible and len(placements) < request.count:
-        best = min(score(candidate) for candidate in feasible)
-        chosen = rng.choice([candidate for candidate in feasible if score(candidate) == best])
-        placements.append(chosen.view.id)
-        chosen.cpu -= request.cpu
-        chosen.memory -= request.memory
-        chosen.ports.update(request.ports)
-        refusal = refuse(chosen, request)
-        if refusal is not None:
-            feasible.remove(chosen)
-            refused[chosen.view.id] = refusal
+    while len(placements) < request.count:
+        chosen = order.take()
+        if chosen is None:
+            break
+        placements.append(chosen.id)
     unplaced = request.count - len(placements)
     return Plan(
         at=state.revision,
         placements=tuple(placements),
         unplaced=unplaced,
-        refused=refused if unplaced else {},
+        refused=_refused(judge, views, placements) if unplaced else {},
+        alone=judge.alone,
     )
 
 
-def _candidate(view: InstanceView) -> Candidate:
-    if view.capacity is None:
-        return Candidate(view, 0, 0, set())
+def levels_of(strategy: Sequence[PlacementStrategy]) -> tuple[Level, ...]:
+    """Return what the strategies order by. Raises ``StrategyInvalid``."""
+    levels: list[Level] = []
+    for one in strategy:
+        wanted = one.field.lower()
+        match one.type:
+            case StrategyType.RANDOM:
+                if one.field:
+                    raise StrategyInvalid(f"random takes no field, and was given {one.field!r}")
+                levels.append(Level(LevelKind.RANDOM))
+            case StrategyType.SPREAD if wanted in ("instanceid", "host"):
+                levels.append(Level(LevelKind.INSTANCE))
+            case StrategyType.SPREAD if one.field.removeprefix(ATTRIBUTE_FIELD) not in ("", one.field):
+                levels.append(Level(LevelKind.ATTRIBUTE, one.field.removeprefix(ATTRIBUTE_FIELD)))
+            case StrategyType.BINPACK if wanted in ("cpu", "memory"):
+                levels.append(Level(LevelKind(wanted)))
+            case StrategyType.SPREAD:
+                raise StrategyInvalid(
+                    f"spread is by instanceId, host or attribute:<name>, not by {one.field!r}"
+                )
+            case _:
+                raise StrategyInvalid(f"binpack is by cpu or memory, not by {one.field!r}")
+    kinds = [level.kind for level in levels]
+    if LevelKind.RANDOM in kinds:  # it decides, so nothing is left for what follows
+        levels = levels[: kinds.index(LevelKind.RANDOM)]
+    return tuple(levels)
+
+
+def strategy_of(text: str) -> PlacementStrategy:
+    """Return the strategy of ``random``, ``spread:<field>`` or ``binpack:<field>``.
+
+    Raises ``StrategyInvalid``.
+    """
+    kind, _, by = text.partition(":")
+    try:
+        strategy = PlacementStrategy(type=StrategyType(kind), field=by)
+    except ValueError:
+        raise StrategyInvalid(f"{kind!r} is none of {', '.join(StrategyType)}") from None
+    levels_of([strategy])
+    return strategy
+
+
+def _candidate(view: InstanceView, tasks: int, room: int) -> Candidate:
+    assert view.capacity is not None
     left = view.capacity.record
-    return Candidate(view, left.cpu, left.memory, set(left.ports))
+    return Candidate(view.id, view.attributes, tasks=tasks, cpu=left.cpu, memory=left.memory, room=room)
+
+
+def _refused(judge: Judge, views: Sequence[InstanceView], placements: Sequence[str]) -> dict[str, Refusal]:
+    taken: dict[str, int] = {}
+    for instance in placements:
+        taken[instance] = taken.get(instance, 0) + 1
+    refused: dict[str, Refusal] = {}
+    for view in views:
+        refusal = judge.refusal(view, taken.get(view.id, 0))
+        assert refusal is not None, f"instance {view.id} takes one more task, and was given none"
+        refused[view.id] = refusal
+    return refused
+
+
+def _told(instances: list[str], reason: str) -> str:
+    names = ", ".join(instance[:8] for instance in instances[:INSTANCES_TOLD])
+    if len(instances) == 1:
+        return f"instance {names} {reason}"
+    more = len(instances) - INSTANCES_TOLD
+    return f"{len(instances)} instances ({names}{f' and {more} more' if more > 0 else ''}): {reason}"

@@ -14,13 +14,22 @@ from cluster import offers
 from cluster.feed import ClusterFeed
 from cluster.keys import DEFAULT_CLUSTER
 from cluster.ops import ensure_definition
-from cluster.records import ContainerDefinition, KeyValue, PortMapping, TaskDefinition, task_of
+from cluster.records import (
+    ContainerDefinition,
+    KeyValue,
+    PlacementConstraint,
+    PlacementStrategy,
+    PortMapping,
+    TaskDefinition,
+    TaskOverride,
+    task_of,
+)
 from cluster.state import TaskView
 from journal.client import Journal, OffersUnresolved, OfferUnknown
 from journal.errors import JournalError
 from journal.offers import Offer, Rejected, Verdict
 from journal.types import Revision
-from schedulers.placement import Plan, Refusal, Request, Strategy, place
+from schedulers.placement import Plan, Refusal, Request, need_of, place
 
 ROUNDS_MAX = 100
 TASK_ID_BITS = 128
@@ -28,12 +37,17 @@ TASK_ID_BITS = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRequest:
-    """``count`` tasks of one definition. ``attributes``: what an instance must have, by name."""
+    """``count`` tasks of one definition. ``attributes``: what an instance must have, by name.
+
+    Without a strategy: random.
+    """
 
     definition: TaskDefinition
     cluster: str = DEFAULT_CLUSTER
     count: int = 1
-    strategy: Strategy = Strategy.RANDOM
+    strategy: tuple[PlacementStrategy, ...] = ()
+    constraints: tuple[PlacementConstraint, ...] = ()
+    overrides: TaskOverride | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
     started_by: str = ""
     group: str = ""
@@ -90,7 +104,7 @@ async def run_tasks(
     """Place ``request.count`` tasks, as far as there is room.
 
     ``wall`` gives seconds since the epoch. What the journal could not be told is in ``failures``;
-    raises only what the feed raises.
+    raises what the feed raises, ``StrategyInvalid``, and ``QueryInvalid`` for a constraint.
     """
     placed: list[Placed] = []
     failures: list[Failure] = []
@@ -157,7 +171,8 @@ async def run_command(
     wall: Callable[[], float],
     cluster: str = DEFAULT_CLUSTER,
     count: int = 1,
-    strategy: Strategy = Strategy.RANDOM,
+    strategy: Sequence[PlacementStrategy] = (),
+    constraints: Sequence[PlacementConstraint] = (),
     attributes: Mapping[str, str] | None = None,
     environment: Mapping[str, str] | None = None,
     working_directory: str = "",
@@ -192,7 +207,8 @@ async def run_command(
         definition=definition,
         cluster=cluster,
         count=count,
-        strategy=strategy,
+        strategy=tuple(strategy),
+        constraints=tuple(constraints),
         attributes=attributes or {},
         started_by=started_by,
     )
@@ -218,25 +234,29 @@ async def wait_tasks(
 
 
 def _request(request: RunRequest, count: int) -> Request:
-    claim = request.definition.claim()
-    return Request(
-        cluster=request.cluster,
-        cpu=claim.cpu,
-        memory=claim.memory,
-        ports=claim.ports,
-        count=count,
-        strategy=request.strategy,
+    need = need_of(
+        request.definition,
+        overrides=request.overrides,
+        group=request.group,
+        constraints=request.constraints,
         attributes=request.attributes,
     )
+    return Request(cluster=request.cluster, need=need, count=count, strategy=request.strategy)
 
 
 async def _offer(journal: Journal, plan: Plan, request: RunRequest, rng: random.Random, now: float) -> _Round:
     """Offer a plan, each task by itself, and sort the verdicts."""
-    task = task_of(request.definition, started_by=request.started_by, group=request.group, created_at=now)
+    task = task_of(
+        request.definition,
+        overrides=request.overrides,
+        started_by=request.started_by,
+        group=request.group,
+        created_at=now,
+    )
     # A task's id is never offered twice: an offer whose verdict is unknown may still place it.
     ids = [f"{rng.getrandbits(TASK_ID_BITS):032x}" for _ in plan.placements]
     batch = [
-        offers.place(request.cluster, instance, task_id, task, at=plan.at)
+        offers.place(request.cluster, instance, task_id, task, at=plan.at, alone=plan.alone)
         for task_id, instance in zip(ids, plan.placements, strict=True)
     ]
     done = _Round()

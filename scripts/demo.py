@@ -35,7 +35,7 @@ from cluster.records import LastStatus
 from journal.client import connect
 from journal.errors import JournalError
 from journal.rpc.connection import GrpcConnector
-from schedulers.placement import Strategy
+from schedulers.placement import strategy_of
 from schedulers.run_task import run_command
 from synod.history import History, Recorder, Report, Rule, check, load
 from synod.history.client import record_end
@@ -77,7 +77,7 @@ async def schedule(options: argparse.Namespace, out: TextIO) -> None:
                 cpu=TASK_CPU,
                 memory=TASK_MEMORY,
                 count=2,
-                strategy=Strategy.BINPACK_CPU,
+                strategy=[strategy_of("binpack:cpu")],
                 stop_timeout_s=2,
                 rng=rng,
                 wall=time.time,

@@ -6,9 +6,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.records import InstanceStatus, Service, TaskDefinition
+from cluster.feasible import Judge, Need, need_of
+from cluster.records import Service, TaskDefinition
 from cluster.state import ClusterState
-from schedulers.placement import Request, place
+from schedulers.placement import ZONE_SPREAD, Request, place
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,25 +30,38 @@ def choose(
     count: int,
     rng: random.Random,
 ) -> Chosen:
-    """Choose instances for ``count`` more tasks of a service, as far as there is room."""
-    claim = definition.claim()
-    request = Request(cluster=cluster, cpu=claim.cpu, memory=claim.memory, ports=claim.ports, count=count)
+    """Choose instances for ``count`` more tasks of a service, as far as there is room.
+
+    A service that names no strategy is spread over zones, as ECS does.
+    """
+    request = Request(
+        cluster=cluster,
+        need=_need(service, definition),
+        count=count,
+        strategy=service.placement_strategy or ZONE_SPREAD,
+    )
     plan = place(state, request, rng)
-    return Chosen(plan.placements, plan.why if plan.unplaced else "")
+    return Chosen(plan.placements, plan.why if plan.unplaced else "", plan.alone)
 
 
 def eligible(
     state: ClusterState, cluster: str, service: Service, definition: TaskDefinition
 ) -> Sequence[str]:
     """Return the instances that a DAEMON service wants a task on, whatever room they have."""
-    return [view.id for view in state.instances(cluster) if view.status is InstanceStatus.ACTIVE]
+    judge = Judge(state, _need(service, definition))
+    return [view.id for view in state.instances(cluster) if judge.belongs(view) is None]
 
 
 def refusal(
     state: ClusterState, cluster: str, service: Service, definition: TaskDefinition, instance: str
 ) -> str:
     """Return why an instance does not take one more task of a DAEMON service, "" if it does."""
-    claim = definition.claim()
-    request = Request(cluster=cluster, cpu=claim.cpu, memory=claim.memory, ports=claim.ports)
-    plan = place(state, request, random.Random(0))
-    return "" if instance not in plan.refused else plan.refused[instance].reason
+    view = state.instance(cluster, instance)
+    if view is None:
+        return "is not registered"
+    refused = Judge(state, _need(service, definition)).refusal(view)
+    return refused.reason if refused else ""
+
+
+def _need(service: Service, definition: TaskDefinition) -> Need:
+    return need_of(definition, group=service.group, constraints=service.placement_constraints)

@@ -21,6 +21,7 @@ from synod.cli.output import emit_bytes, emit_json, table
 if TYPE_CHECKING:
     from cluster.feed import ClusterFeed
     from cluster.ops import TaskRow
+    from cluster.records import PlacementConstraint, PlacementStrategy
     from cluster.state import TaskView
     from journal.client import Journal
     from schedulers.run_task import RunResult
@@ -29,10 +30,25 @@ SHOWN_TASK = 12
 SHOWN_INSTANCE = 8
 FOLLOW_INTERVAL_S = 0.2
 LOG_PIECE_BYTES = 1 << 16
-STRATEGIES = ("random", "binpack:cpu", "binpack:memory")
 
 cluster_name_option = click.option(
     "--cluster-name", default="default", show_default=True, help="The cluster of instances and tasks."
+)
+
+
+strategy_option = click.option(
+    "--strategy",
+    multiple=True,
+    metavar="STRATEGY",
+    help="random, spread:instanceId, spread:attribute:NAME, binpack:cpu or binpack:memory; repeatable, "
+    "the first decides first.  [default: random]",
+)
+constraint_option = click.option(
+    "--constraint",
+    "constraints",
+    multiple=True,
+    metavar="EXPRESSION",
+    help="What an instance must be, in the cluster query language, or distinctInstance; repeatable.",
 )
 
 
@@ -43,6 +59,7 @@ cluster_name_option = click.option(
         "synod run --cpu 512 --memory 256 --count 5 -- sh -c 'echo hello; sleep 60'",
         "synod run --wait --cwd . -- ./job.sh       exit code 1 if the job's is not 0",
         "synod run --strategy binpack:memory --attributes rack=a -- sleep 60",
+        "synod run --strategy spread:attribute:rack --constraint 'attribute:rack in [a,b]' -- sleep 60",
         "synod run --env GREETING=hello --port 8080 -- python3 -m http.server 8080",
     ),
 )
@@ -51,7 +68,8 @@ cluster_name_option = click.option(
 @click.option("--cpu", type=click.IntRange(1), default=128, show_default=True, help="1024 is one core.")
 @click.option("--memory", type=click.IntRange(1), default=64, show_default=True, help="MiB.")
 @click.option("--count", type=click.IntRange(1, 10_000), default=1, show_default=True, help="How many tasks.")
-@click.option("--strategy", type=click.Choice(STRATEGIES), default="random", show_default=True)
+@strategy_option
+@constraint_option
 @click.option(
     "--attributes", multiple=True, metavar="NAME=VALUE", help="What an instance must have; repeatable."
 )
@@ -105,16 +123,19 @@ async def _run(
 ) -> int:
     from cluster.codec import RecordInvalid
     from cluster.keys import NameInvalid
-    from schedulers.placement import Strategy
+    from cluster.query import QueryInvalid
+    from schedulers.placement import StrategyInvalid
     from schedulers.run_task import run_command, wait_tasks
 
-    options["strategy"] = Strategy(options["strategy"])
     async with _feed(journal, target) as feed:
         try:
+            options["strategy"], options["constraints"] = placement_of(
+                options["strategy"], options["constraints"]
+            )
             result = await run_command(
                 journal, feed, command, rng=random.SystemRandom(), wall=time.time, **options
             )
-        except (RecordInvalid, NameInvalid) as error:
+        except (RecordInvalid, NameInvalid, StrategyInvalid, QueryInvalid) as error:
             raise misuse(str(error)) from None
         code = _code_of_run(result)
         rows = None
@@ -129,6 +150,21 @@ async def _run(
         elif rows:
             _show_tasks(rows, options["cluster"], feed.state.revision, as_json=False)
         return code
+
+
+def placement_of(
+    strategies: Sequence[str], constraints: Sequence[str]
+) -> tuple[tuple[PlacementStrategy, ...], tuple[PlacementConstraint, ...]]:
+    """Return what ``--strategy`` and ``--constraint`` say. Raises ``StrategyInvalid``."""
+    from cluster.records import ConstraintType, PlacementConstraint
+    from schedulers.placement import strategy_of
+
+    return tuple(map(strategy_of, strategies)), tuple(
+        PlacementConstraint(type=ConstraintType.DISTINCT_INSTANCE)
+        if text == "distinctInstance"
+        else PlacementConstraint(type=ConstraintType.MEMBER_OF, expression=text)
+        for text in constraints
+    )
 
 
 @click.command(epilog=examples("synod ps", "synod ps --all", "synod ps --json | jq -r '.tasks[] | .task'"))

@@ -90,12 +90,29 @@ def test_no_room_is_2_with_every_instances_reason(synod: Synod) -> None:
     assert done.code == 2
     assert len(done.out.splitlines()) == 4
     assert "2 tasks not placed: " in done.err
-    assert done.err.count("needs 1024 CPU units, 0 left") == 2
+    assert "2 instances (" in done.err
+    assert "needs 1024 CPU units, 0 left" in done.err
     fault = synod("run", "--cpu", "1024", "--json", *SLEEP)
     assert fault.code == 2
     [failure] = fault.json["failures"]
     assert failure["code"] == "RESOURCE:CPU"
     assert len(failure["instances"]) == 2
+
+
+def test_constraints_and_strategies(synod: Synod) -> None:
+    options = ("--strategy", "spread:attribute:rack", "--strategy", "binpack:cpu")
+    done = synod("run", "--constraint", "attribute:rack == r2", *options, *SLEEP)
+    assert done.code == 0
+    refused = synod("run", "--constraint", "attribute:rack == r9", *SLEEP)
+    assert refused.code == 2
+    assert "is not meant by attribute:rack == r9 (rack is r2)" in refused.err
+    several = synod("run", "--constraint", "distinctInstance", "--family", "one", "--count", "3", *SLEEP)
+    assert several.code == 2
+    assert "1 task not placed" in several.err
+    bad = synod("run", "--constraint", "attribute:rack = r2", *SLEEP)
+    assert bad.code == 64
+    assert "an operator is expected" in bad.err
+    assert "is by instanceId" in synod("run", "--strategy", "spread:rack", *SLEEP).err
 
 
 def test_attributes_ports_and_environment(synod: Synod) -> None:

@@ -24,11 +24,13 @@ from cluster.ops import (
     list_tasks,
     set_instance_status,
 )
-from cluster.records import InstanceStatus
+from cluster.records import InstanceStatus, TaskDefinition
+from cluster.state import ClusterState
 from journal.client import Journal, OffersUnresolved, OfferUnknown
 from journal.client.errors import OfferId
 from journal.errors import JournalError, Unavailable
 from journal.offers import Offer, Verdict
+from schedulers.placement import Request, need_of, place
 from schedulers.run_task import (
     RunRequest,
     definition_of_command,
@@ -96,22 +98,20 @@ async def test_a_conflict_is_planned_again_from_a_newer_state(
                 here.journal,
                 stale,
                 RunRequest(definition=definition),
-                rng=_Chooses(first.placed[0].instance),
+                rng=chooses(stale.state, definition, first.placed[0].instance),
                 wall=trio.current_time,
             )
         assert result.conflicts == 1
         assert {result.placed[0].instance, first.placed[0].instance} == {"i-n0", "i-n1"}
 
 
-class _Chooses(random.Random):
-    """Prefers one instance for as long as it may."""
-
-    def __init__(self, instance: str) -> None:
-        super().__init__(0)
-        self.instance = instance
-
-    def choice(self, seq: Any) -> Any:
-        return next((c for c in seq if c.view.id == self.instance), seq[0])
+def chooses(state: ClusterState, definition: TaskDefinition, instance: str) -> random.Random:
+    """Return a generator that makes placement choose this one of the instances that are equal."""
+    wanted = Request(cluster=CLUSTER, need=need_of(definition))
+    seeds = (
+        seed for seed in range(1000) if place(state, wanted, random.Random(seed)).placements == (instance,)
+    )
+    return random.Random(next(seeds))
 
 
 async def test_an_instance_that_left_after_the_plan_gets_nothing(
