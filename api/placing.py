@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from api.calls import Call
+from api.errors import invalid
+from cluster.feasible import Judge, Need
 from cluster.records import PlacementConstraint, PlacementStrategy, Task, TaskDefinition, TokenFailure
 from cluster.state import ClusterState
-from schedulers.placement import Request, _candidate, place, refuse
+from schedulers.placement import Request, StrategyInvalid, place
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,25 +32,38 @@ def choose(
     constraints: Sequence[PlacementConstraint],
     strategy: Sequence[PlacementStrategy],
 ) -> Placement:
-    request = Request(cluster=cluster, cpu=task.cpu, memory=task.memory, ports=task.ports, count=count)
-    plan = place(state, request, call.api.rng)
+    need = Need(claim=task.claim, group=task.group, constraints=tuple(constraints))
+    request = Request(cluster=cluster, need=need, count=count, strategy=tuple(strategy))
+    try:
+        plan = place(state, request, call.api.rng)
+    except StrategyInvalid as error:
+        raise invalid(f"placementStrategy: {error}.") from None
     failures = []
     if plan.unplaced:
         failures = [
             TokenFailure(instance=i, reason=r.code, detail=r.reason) for i, r in sorted(plan.refused.items())
         ]
         failures = failures or [TokenFailure(reason="No Container Instances were found in your cluster.")]
-    return Placement(plan.placements, tuple(failures))
+    return Placement(plan.placements, tuple(failures), plan.alone)
 
 
 def refusal(
     state: ClusterState, cluster: str, instance: str, definition: TaskDefinition, task: Task
 ) -> TokenFailure | None:
     """Return why one instance does not take a task; None if it does."""
-    request = Request(cluster=cluster, cpu=task.cpu, memory=task.memory, ports=task.ports, count=1)
     view = state.instance(cluster, instance)
     assert view is not None
-    refused = refuse(_candidate(view), request)
+    refused = _judge(state, definition, task).refusal(view)
     if refused is None:
         return None
     return TokenFailure(instance=instance, reason=refused.code, detail=refused.reason)
+
+
+def alone(state: ClusterState, definition: TaskDefinition, task: Task) -> bool:
+    """Say whether a task's constraints look at the instance's other tasks."""
+    return _judge(state, definition, task).alone
+
+
+def _judge(state: ClusterState, definition: TaskDefinition, task: Task) -> Judge:
+    need = Need(claim=task.claim, group=task.group, constraints=definition.placement_constraints)
+    return Judge(state, need)

@@ -21,7 +21,7 @@ from api.definitions import cpu_units, memory_mib
 from api.errors import ApiError, invalid, unsupported
 from api.expressions import check_constraint
 from api.find import cluster_of, definition_of, instance_of, require_cluster, tags_of
-from api.placing import Placement, choose, refusal
+from api.placing import Placement, alone, choose, refusal
 from cluster import offers
 from cluster.codec import RecordInvalid
 from cluster.records import (
@@ -168,7 +168,17 @@ async def start_task(call: Call) -> Mapping[str, Any]:
                 continue
             taken.add(view.id)
             placed.append(task_id)
-            parts.append(offers.place(cluster, view.id, task_id, task, at=state.revision, by="StartTask"))
+            parts.append(
+                offers.place(
+                    cluster,
+                    view.id,
+                    task_id,
+                    task,
+                    at=state.revision,
+                    by="StartTask",
+                    alone=alone(state, definition, task),
+                )
+            )
         offer = offers.together(*parts, label=f"StartTask: place {len(parts)}") if parts else None
         return offer, Outcome(tuple(placed), tuple(failures))
 
