@@ -328,7 +328,10 @@ class ClusterState:
         after: str | None = None,
         limit: int = 100,
     ) -> Page[str]:
-        """Return a page of families that begin with ``prefix`` and have a revision of that status."""
+        """Return a page of families that begin with ``prefix`` and have a revision of that status.
+
+        INACTIVE: those that have no ACTIVE one.
+        """
         labels: list[Label] = [("status", status) if status else ALL]
         names: list[str] = []
         for name in self._tables.family_index.walk(labels, after, start=prefix):

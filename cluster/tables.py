@@ -267,10 +267,11 @@ def _definition_labels(member: tuple[str, int], at: At[TaskDefinition] | None) -
 
 
 def _family_labels(definitions: Index[tuple[str, int]], family: str) -> list[Label]:
-    """A family has each status that one of its revisions has."""
-    labels: list[Label] = [
-        ("status", status) for status in DefinitionStatus if definitions.count(("family", family, status))
-    ]
+    """A family has each status that one of its revisions has; INACTIVE only if none is ACTIVE, as in ECS."""
+    there = [status for status in DefinitionStatus if definitions.count(("family", family, status))]
+    if DefinitionStatus.ACTIVE in there and DefinitionStatus.INACTIVE in there:
+        there.remove(DefinitionStatus.INACTIVE)
+    labels: list[Label] = [("status", status) for status in there]
     return [ALL, *labels] if labels else []
 
 
