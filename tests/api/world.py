@@ -84,7 +84,7 @@ def client_of(endpoint: str, region: str = "us-east-1") -> Iterator[Ecs]:
         client.close()
 
 
-RESOURCES = [
+RESOURCES: list[dict[str, Any]] = [
     {"name": "CPU", "type": "INTEGER", "integerValue": 2048},
     {"name": "MEMORY", "type": "INTEGER", "integerValue": 2048},
     {"name": "PORTS", "type": "STRINGSET", "stringSetValue": ["22"]},
