@@ -354,9 +354,9 @@ class LocalCluster:
         """As ``kill_node``. Its tasks go on running: they outlive their agent."""
         self._kill(f"agent-{agent}", sig)
 
-    def kill_scheduler(self, scheduler: int, sig: signal.Signals = signal.SIGKILL) -> None:
-        """As ``kill_node``. It keeps nothing, so nothing is lost."""
-        self._kill(f"{SCHEDULER}{scheduler}", sig)
+    def kill(self, name: str, sig: signal.Signals = signal.SIGKILL) -> None:
+        """As ``kill_node``, for any process by its name, such as ``scheduler-1``."""
+        self._kill(name, sig)
 
     def kill_all(self) -> None:
         """SIGKILL everything at once, as a loss of power would; the plan stays."""

@@ -132,6 +132,7 @@ class ControlChaos:
                 self.report.calls_failed += 1
                 if time.monotonic() > deadline:
                     raise
+                self._bring_back(time.monotonic())
                 time.sleep(0.1)
 
     def define(self, service: str) -> str:
@@ -174,8 +175,7 @@ class ControlChaos:
         end = time.monotonic() + seconds
         next_update = next_harm = time.monotonic()
         while (now := time.monotonic()) < end:
-            while self._later and self._later[0][0] <= now:
-                heapq.heappop(self._later)[2]()
+            self._bring_back(now)
             if now >= next_harm:
                 self._harm()
                 next_harm = now + self.rng.uniform(0.3, 1.5)
@@ -183,9 +183,14 @@ class ControlChaos:
                 self.update()
                 next_update = now + self.rng.uniform(2.0, 5.0)
             time.sleep(0.05)
-        while self._later:
-            heapq.heappop(self._later)[2]()
+        self._bring_back(float("inf"))
         self.cluster.start()
+        self.cluster.start_api()
+
+    def _bring_back(self, now: float) -> None:
+        """Let those return whose time has come."""
+        while self._later and self._later[0][0] <= now:
+            heapq.heappop(self._later)[2]()
 
     def _harm(self) -> None:
         what = self.rng.choice(
@@ -318,12 +323,16 @@ def check_history(commits: Sequence[Commit]) -> None:
 
     written = [
         Written(
-            c.revision,
-            c.slot,
-            c.label,
-            tuple((text(k), None if v is None else text(v), lease) for k, v, lease in c.changes),
+            revision=commit.revision,
+            client="",
+            sequence=0,
+            label=commit.label,
+            changes=tuple(
+                (text(key), None if value is None else text(value), lease)
+                for key, value, lease in commit.changes
+            ),
         )
-        for c in commits
+        for commit in commits
     ]
     violations = Placements().fold(written).violations
     if violations:
