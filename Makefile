@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status demo test sim mutants chaos check format proto bench lock clean
+.PHONY: help setup up down status demo test sim mutants chaos chaos-control check format proto bench lock clean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -18,7 +18,7 @@ CASE ?=
 RUNS ?= 200
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Make .venv and install what is needed, pinned and checked by hash (runs by itself)
 
@@ -49,6 +49,9 @@ mutants: $(STAMP) ## Plant protocol bugs in the simulated clusters, and show the
 
 chaos: $(STAMP) ## Harm real nodes, judge what their clients saw, leave a report: MINUTES=5 SEED= NODES=3
 	@$(BIN)/python -m synod.chaos --minutes $(MINUTES) --nodes $(NODES) --seed '$(SEED)' $(ARGS)
+
+chaos-control: $(STAMP) ## Kill agents, schedulers, the API and nodes while services are updated: MINUTES=5 SEED=
+	@$(BIN)/python -m synod.chaos.control --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 check: $(STAMP) ## Format, lint, strict types, import contracts, purity, committed stubs
 	$(BIN)/ruff format --check

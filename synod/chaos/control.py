@@ -318,6 +318,7 @@ class ControlChaos:
 def check_history(commits: Sequence[Commit]) -> None:
     """Check the journal's history, revision by revision. Raises ``Broken``."""
     from synod.history.client import text
+    from synod.history.format import Change
     from synod.history.format import Commit as Written
     from synod.history.placements import Placements
 
@@ -328,7 +329,7 @@ def check_history(commits: Sequence[Commit]) -> None:
             sequence=0,
             label=commit.label,
             changes=tuple(
-                (text(key), None if value is None else text(value), lease)
+                Change(text(key), None if value is None else text(value), lease)
                 for key, value, lease in commit.changes
             ),
         )

@@ -72,7 +72,10 @@ class Instance:
 class ServiceWorld:
     """``doom(task)`` says how long a task runs before it fails (None: for ever, 0: it never starts)."""
 
-    def __init__(self, seed: int = 0, *, copies: int = 1, slow_s: float = 2.0) -> None:
+    def __init__(
+        self, seed: int = 0, *, copies: int = 1, slow_s: float = 2.0, cluster: str = CLUSTER
+    ) -> None:
+        self.cluster = cluster
         self.rng = random.Random(seed)
         self.space = Space(MemoryStorage())
         self.truth = ClusterState()
@@ -92,7 +95,7 @@ class ServiceWorld:
         self._order = itertools.count()
         self._leases = itertools.count(1)
         self._handled: set[tuple[str, str]] = set()
-        self.offer(offers.create_cluster(CLUSTER))
+        self.offer(offers.create_cluster(self.cluster))
         for number in range(copies):
             self.later(0.0, lambda n=number: self._schedule(n))  # type: ignore[misc]
 
@@ -146,16 +149,16 @@ class ServiceWorld:
         for _ in range(copy.rng.randint(0, behind) if len(self.copies) > 1 else behind):
             copy.state.apply(self.history[copy.heard])
             copy.heard += 1
-        copy.losses.look(copy.state, [CLUSTER], self.time)
+        copy.losses.look(copy.state, [self.cluster], self.time)
         if copy.decided == copy.state.revision and self.time < copy.wake_at:
             return
         copy.decided, copy.wake_at = copy.state.revision, copy.losses.wake_at(self.time)
-        for view in copy.state.services(CLUSTER):
+        for view in copy.state.services(self.cluster):
             step = self.reconcile(
                 copy.state,
-                CLUSTER,
+                self.cluster,
                 view.name,
-                lost=lambda instance: copy.losses.lost(copy.state, CLUSTER, instance, self.time),
+                lost=lambda instance: copy.losses.lost(copy.state, self.cluster, instance, self.time),
                 now=self.now,
                 rng=copy.rng,
             )
@@ -188,20 +191,20 @@ class ServiceWorld:
         record = ContainerInstance(
             registered_resources=resources(cpu, memory), attributes=attrs, registered_at=self.now
         )
-        self.must(offers.register_instance(CLUSTER, name, record))
+        self.must(offers.register_instance(self.cluster, name, record))
         self.instances[name] = Instance(name, up=False)
         self.connect(name)
         self.later(0.0, lambda: self._agent(name))
 
     def connect(self, name: str) -> None:
         instance = self.instances[name]
-        registration = self.truth.instance(CLUSTER, name)
+        registration = self.truth.instance(self.cluster, name)
         assert registration is not None and registration.registration is not None
         instance.lease = next(self._leases)
         instance.up = True
         self.must(
             offers.connect(
-                CLUSTER,
+                self.cluster,
                 name,
                 Alive(incarnation=f"{name}-{instance.lease}", connected_at=self.now),
                 lease=instance.lease,
@@ -217,16 +220,16 @@ class ServiceWorld:
         self.must(Offer(mutations=(LeaseRevoke(self.instances[name].lease),)))
 
     def set_status(self, name: str, status: InstanceStatus) -> None:
-        view = self.truth.instance(CLUSTER, name)
+        view = self.truth.instance(self.cluster, name)
         assert view is not None and view.registration is not None
         at = view.registration
-        self.must(offers.set_instance_status(CLUSTER, name, at.record, at.revision, status))
+        self.must(offers.set_instance_status(self.cluster, name, at.record, at.revision, status))
 
     def _agent(self, name: str) -> None:
         self.later(self.rng.uniform(0.1, 0.5), lambda: self._agent(name))
         if not self.instances[name].up:
             return
-        for view in self.truth.tasks(CLUSTER, instance=name):
+        for view in self.truth.tasks(self.cluster, instance=name):
             if view.stopped:
                 continue
             if view.task.desired_status is DesiredStatus.STOPPED:
@@ -248,7 +251,7 @@ class ServiceWorld:
             self.later(delay, lambda: self.report(view.id, status))
 
     def report(self, task: str, last: LastStatus) -> None:
-        view = self.truth.task(CLUSTER, task)
+        view = self.truth.task(self.cluster, task)
         if view is None or view.stopped or view.last_status is last or not self.instances[view.instance].up:
             self._handled = {(t, w) for t, w in self._handled if t != task or view is None or view.stopped}
             return
@@ -266,13 +269,14 @@ class ServiceWorld:
                 else StopCode.ESSENTIAL_CONTAINER_EXITED
             )
             code = view.task.stop_code if asked else failed_code
-            status = replace(status, stop_code=code, stopped_reason="it ended", stopped_at=self.now)
+            why = view.task.stopped_reason if asked else "it ended"
+            status = replace(status, stop_code=code, stopped_reason=why, stopped_at=self.now)
             if not asked:
                 self.failures[view.task.started_by] = self.failures.get(view.task.started_by, 0) + 1
         assert view.desired is not None
         self.must(
             offers.report(
-                CLUSTER,
+                self.cluster,
                 view.instance,
                 task,
                 view.task,
@@ -284,11 +288,11 @@ class ServiceWorld:
         )
 
     def report_health(self, task: str, health: HealthStatus) -> None:
-        view = self.truth.task(CLUSTER, task)
+        view = self.truth.task(self.cluster, task)
         assert view is not None and view.status is not None and view.observed and view.desired
         self.must(
             offers.report(
-                CLUSTER,
+                self.cluster,
                 view.instance,
                 task,
                 view.task,
@@ -337,7 +341,7 @@ class ServiceWorld:
             deployments=(deployment,),
             created_at=self.now,
         )
-        self.must(offers.create_service(CLUSTER, service, at=self.truth.revision))
+        self.must(offers.create_service(self.cluster, service, at=self.truth.revision))
         return deployment.id
 
     def _deployment(self, definition: str) -> Deployment:
@@ -347,7 +351,7 @@ class ServiceWorld:
 
     def update(self, name: str = "web", *, definition: str = "", desired: int | None = None) -> str:
         """Change a service as UpdateService does; return the id of the PRIMARY deployment."""
-        view = self.truth.service(CLUSTER, name)
+        view = self.truth.service(self.cluster, name)
         assert view is not None and view.desired is not None
         new = view.service
         if desired is not None:
@@ -355,25 +359,25 @@ class ServiceWorld:
         if definition:
             deployments = (self._deployment(definition), *new.deployments)
             new = replace(new, task_definition=definition, deployments=deployments)
-        self.must(offers.change_service(CLUSTER, view.service, new, view.desired.revision))
+        self.must(offers.change_service(self.cluster, view.service, new, view.desired.revision))
         return new.deployments[0].id
 
     def delete(self, name: str = "web") -> None:
-        view = self.truth.service(CLUSTER, name)
+        view = self.truth.service(self.cluster, name)
         assert view is not None and view.desired is not None
         new = replace(view.service, status=ServiceStatus.DRAINING, desired_count=0)
-        self.must(offers.change_service(CLUSTER, view.service, new, view.desired.revision))
+        self.must(offers.change_service(self.cluster, view.service, new, view.desired.revision))
 
     # -- looking --------------------------------------------------------------------------
 
     def service(self, name: str = "web") -> Service:
-        view = self.truth.service(CLUSTER, name)
+        view = self.truth.service(self.cluster, name)
         assert view is not None
         return view.service
 
     def tasks(self, name: str = "web", deployment: str = "") -> list[TaskView]:
         """Return the tasks that hold something."""
-        views = self.truth.service_tasks(CLUSTER, name)
+        views = self.truth.service_tasks(self.cluster, name)
         return [v for v in views if not v.stopped and deployment in ("", v.task.started_by)]
 
     def running(self, name: str = "web", deployment: str = "") -> list[TaskView]:
@@ -384,16 +388,16 @@ class ServiceWorld:
         ]
 
     def events(self, name: str = "web") -> list[str]:
-        view = self.truth.service(CLUSTER, name)
+        view = self.truth.service(self.cluster, name)
         return [event.message for event in view.rollout.events] if view else []
 
     def state_of(self, deployment: str, name: str = "web") -> RolloutState | None:
-        view = self.truth.service(CLUSTER, name)
+        view = self.truth.service(self.cluster, name)
         found = view.rollout.deployment(deployment) if view else None
         return found.rollout_state if found else None
 
     def steady(self, name: str = "web") -> bool:
-        view = self.truth.service(CLUSTER, name)
+        view = self.truth.service(self.cluster, name)
         return (
             view is not None
             and view.rollout.steady
@@ -403,7 +407,7 @@ class ServiceWorld:
 
     def describe(self) -> str:
         lines = []
-        for view in self.truth.services(CLUSTER):
+        for view in self.truth.services(self.cluster):
             tasks = [
                 f"{t.id[:4]}@{t.instance} {t.task.started_by[-4:]} {t.last_status}->{t.task.desired_status}"
                 for t in self.tasks(view.name)
@@ -417,18 +421,20 @@ def within_bounds(step: Step, truth: ClusterState) -> None:
     minimum by its own doing, never more of the primary than are wanted."""
     service = step.before.service
     if not service.is_replica or service.status is not ServiceStatus.ACTIVE:
-        per_instance = [v.instance for v in truth.service_tasks(CLUSTER, step.before.name) if not v.stopped]
+        per_instance = [
+            v.instance for v in truth.service_tasks(step.cluster, step.before.name) if not v.stopped
+        ]
         if not service.is_replica:
             assert len(per_instance) == len(set(per_instance)), "two tasks of a daemon on one instance"
         return
     desired = service.desired_count
-    live = [v for v in truth.service_tasks(CLUSTER, step.before.name) if not v.stopped]
+    live = [v for v in truth.service_tasks(step.cluster, step.before.name) if not v.stopped]
     if step.starts:
         most = desired * service.maximum_percent // 100
         assert len(live) <= most, f"{len(live)} tasks, the maximum is {most}"
         primary = step.service.deployments[0].id
         new = [v for v in live if v.task.started_by == primary and v.task.desired_status == "RUNNING"]
-        leaving = {i.id for i in truth.instances(CLUSTER) if i.status != "ACTIVE"}
+        leaving = {i.id for i in truth.instances(step.cluster) if i.status != "ACTIVE"}
         new = [v for v in new if v.instance not in leaving]
         assert len(new) <= desired, f"{len(new)} tasks of the primary, {desired} are wanted"
     healthy = [v for v in live if _healthy(truth, v)]
@@ -447,7 +453,7 @@ def within_bounds(step: Step, truth: ClusterState) -> None:
 
 
 def _connected(truth: ClusterState, view: TaskView) -> bool:
-    instance = truth.instance(CLUSTER, view.instance)
+    instance = truth.instance(view.cluster, view.instance)
     return instance is not None and instance.connected
 
 
