@@ -63,6 +63,7 @@ class NetworkStream(Protocol):
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes: ...
     async def write(self, buffer: bytes, timeout: float | None = None) -> None: ...
     async def aclose(self) -> None: ...
+    def get_extra_info(self, info: str) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,9 @@ class DockerApi:
 
     async def version(self) -> dict[str, Any]:
         return cast(dict[str, Any], (await self._send("GET", "/version", versioned=False)).json())
+
+    async def info(self) -> dict[str, Any]:
+        return cast(dict[str, Any], (await self._send("GET", "/info")).json())
 
     async def events(
         self, filters: Mapping[str, Sequence[str]], hear: Callable[[Mapping[str, Any]], None]

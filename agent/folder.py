@@ -51,6 +51,10 @@ class Identity:
     journal: str = ""
     """The journal's cluster id, once it was heard: the agent never follows another one."""
     registered: bool = False
+    runtime: str = "process"
+    """What runs its containers; tasks of one cannot be taken over by another."""
+    engine: str = ""
+    """Docker's socket, for ``synod exec`` and ``synod logs``."""
     seen: Revision = NOTHING_SEEN
     """The newest revision whose state was acted on: an older state is refused."""
 
@@ -64,11 +68,11 @@ class AgentFolder:
         self._lock = lock
 
     @classmethod
-    def open(cls, path: Path, cluster: str, new_instance: str) -> AgentFolder:
+    def open(cls, path: Path, cluster: str, new_instance: str, runtime: str = "process") -> AgentFolder:
         """Open a folder, or make one for ``new_instance`` where there is none.
 
         Raises ``FolderLocked`` while another agent uses it, ``FolderError`` where it belongs to
-        another cluster or cannot be read.
+        another cluster or runtime, or cannot be read.
         """
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -88,11 +92,16 @@ class AgentFolder:
             if identity is None:
                 if any((path / "tasks").iterdir()):
                     raise FolderError(f"agent folder {path} holds tasks and no agent.json: whose are they?")
-                identity = Identity(check_name(new_instance, "container instance"), cluster)
+                identity = Identity(check_name(new_instance, "container instance"), cluster, runtime=runtime)
                 _write_identity(path, identity)
             if identity.cluster != cluster:
                 raise FolderError(
                     f"agent folder {path} belongs to cluster {identity.cluster}, not to {cluster}"
+                )
+            if identity.runtime != runtime:
+                raise FolderError(
+                    f"agent folder {path} is of an agent with --runtime {identity.runtime}, not {runtime}:"
+                    " what it runs could not be taken back; start this one on a new folder"
                 )
         except BaseException:
             os.close(lock)
@@ -149,6 +158,11 @@ class AgentFolder:
         return self.path / "tasks" / check_name(task, "task")
 
 
+def read_identity(path: Path) -> Identity | None:
+    """Return whose folder it is, without opening it; None where there is none. Raises ``FolderError``."""
+    return _read_identity(path)
+
+
 def container_folder(agent_folder: Path, task: str, container: str) -> Path:
     """Return where a container's files are. Raises ``NameInvalid`` for a name that would lead elsewhere."""
     return agent_folder / "tasks" / check_name(task, "task") / check_name(container, "container")
@@ -178,6 +192,8 @@ def _read_identity(path: Path) -> Identity | None:
             check_name(value["cluster"], "cluster"),
             str(value.get("journal", "")),
             bool(value.get("registered", False)),
+            str(value.get("runtime", "process")),
+            str(value.get("engine", "")),
             Revision(int(value.get("seen", 0))),
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -193,6 +209,8 @@ def _write_identity(path: Path, identity: Identity) -> None:
             "cluster": identity.cluster,
             "journal": identity.journal,
             "registered": identity.registered,
+            "runtime": identity.runtime,
+            "engine": identity.engine,
             "seen": identity.seen,
         },
     )

@@ -119,6 +119,11 @@ class Agent:
         return self._local
 
     @property
+    def reported(self) -> Mapping[str, At[TaskStatus]]:
+        """What the journal has of this agent's reports, by task."""
+        return self._reported
+
+    @property
     def revision(self) -> Revision:
         """How much of the journal this agent knows."""
         return self._revision

@@ -8,23 +8,33 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import socket
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
 
 import trio
+from structlog.typing import FilteringBoundLogger
 
+from agent.cgroups import PARENT_DEFAULT, Cgroups
+from agent.docker import DockerRuntime, Pull
+from agent.docker_api import SOCKET_DEFAULT, DockerApi, DockerError
+from agent.docker_credentials import read_credentials
 from agent.folder import AgentFolder, FolderError
+from agent.introspection import OFF, Names, serve
 from agent.loop import Agent
 from agent.presence import AgentError
 from agent.process import ProcessRuntime
 from agent.process_spec import LOG_BYTES_MAX_DEFAULT, LOG_FILES_MAX_DEFAULT, LogLimits
 from agent.reconcile import KEEP_STOPPED_S_DEFAULT
+from agent.runtime import Runtime
 from cluster.keys import DEFAULT_CLUSTER, NameInvalid, check_name
 from cluster.records import ContainerInstance, VersionInfo, attributes, resources
 from journal.client import connect
@@ -33,6 +43,14 @@ from journal.logs import configure, get_logger
 
 EXIT_OK = 0
 EXIT_FAILED = 1
+_CGROUP = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*")
+
+
+class RuntimeKind(StrEnum):
+    """What runs containers."""
+
+    PROCESS = "process"
+    DOCKER = "docker"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +73,14 @@ class AgentOptions:
     log_bytes_max: int = LOG_BYTES_MAX_DEFAULT
     log_files_max: int = LOG_FILES_MAX_DEFAULT
     """A process's log is kept in so many files of so many bytes, unless its definition says otherwise."""
+    runtime: RuntimeKind = RuntimeKind.PROCESS
+    docker_socket: Path = SOCKET_DEFAULT
+    pull: Pull = Pull.DEFAULT
+    cgroup_parent: str = PARENT_DEFAULT
+    """Control group above those of this machine's tasks; "": none are made, and nothing is limited."""
+    introspection: str = OFF
+    """``host:port`` of the introspection endpoint, or ``off``."""
+    names: Names = field(default_factory=Names)
     log_level: str = "info"
     log_format: str = "kv"
 
@@ -68,6 +94,10 @@ class AgentOptions:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
         if self.keep_stopped_s < 0:
             raise ValueError(f"keep_stopped_s must not be negative, but is {self.keep_stopped_s}")
+        if self.cgroup_parent and not _CGROUP.fullmatch(self.cgroup_parent):
+            raise ValueError(
+                f"cgroup_parent {self.cgroup_parent!r} is not a path of letters, digits, '-', '_', '.'"
+            )
         for name in self.attributes:
             if not name:
                 raise ValueError("an attribute needs a name")
@@ -79,7 +109,9 @@ def run(options: AgentOptions) -> int:
     log = get_logger()
     try:
         options.validate()
-        folder = AgentFolder.open(options.folder.resolve(), options.cluster, uuid.uuid4().hex)
+        folder = AgentFolder.open(
+            options.folder.resolve(), options.cluster, uuid.uuid4().hex, str(options.runtime)
+        )
     except (ValueError, NameInvalid, FolderError) as error:
         log.error("agent.refused", reason=str(error))
         return EXIT_FAILED
@@ -101,19 +133,20 @@ def run(options: AgentOptions) -> int:
 
 async def _run(options: AgentOptions, folder: AgentFolder) -> None:
     log = get_logger(instance=folder.identity.instance)
-    runtime = ProcessRuntime(
-        folder.path,
-        environment={"SYNOD_CLUSTER": options.cluster, "SYNOD_INSTANCE": folder.identity.instance},
-        logs=LogLimits(options.log_bytes_max, options.log_files_max),
-    )
+    is_docker = options.runtime is RuntimeKind.DOCKER
+    folder.update(engine=str(options.docker_socket.resolve()) if is_docker else "")
     registration = ContainerInstance(
         registered_resources=resources(options.cpu, options.memory),
-        attributes=attributes({"os": "linux", "runtime": "process", **options.attributes}),
+        attributes=attributes({"os": "linux", "runtime": str(options.runtime), **options.attributes}),
         version_info=VersionInfo(agent_version=_version()),
         host=socket.gethostname(),
         folder=str(folder.path),
     )
-    async with connect(options.endpoints, cluster=folder.identity.journal or None) as journal:
+    async with AsyncExitStack() as stack:
+        runtime = await _runtime(options, folder, stack, log)
+        journal = await stack.enter_async_context(
+            connect(options.endpoints, cluster=folder.identity.journal or None)
+        )
         agent = Agent(
             journal,
             folder,
@@ -127,9 +160,51 @@ async def _run(options: AgentOptions, folder: AgentFolder) -> None:
             keep_stopped_s=options.keep_stopped_s,
         )
         log.info("agent.started", pid=os.getpid(), folder=str(folder.path), cluster=options.cluster)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_cancel_on_signal, nursery.cancel_scope)
-            await agent.run()
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        nursery.start_soon(_cancel_on_signal, nursery.cancel_scope)
+        if options.introspection != OFF:
+            nursery.start_soon(serve, agent, options.introspection, options.names, _version(), log)
+        await agent.run()
+
+
+async def _runtime(
+    options: AgentOptions, folder: AgentFolder, stack: AsyncExitStack, log: FilteringBoundLogger
+) -> Runtime:
+    """Return what runs containers. Raises ``AgentError`` where there is no Docker to ask."""
+    instance = folder.identity.instance
+    environment = {"SYNOD_CLUSTER": options.cluster, "SYNOD_INSTANCE": instance}
+    groups: Cgroups | str = "they are turned off"
+    if options.cgroup_parent:
+        groups = Cgroups.find(instance, options.cgroup_parent)
+    if isinstance(groups, str) and options.runtime is RuntimeKind.PROCESS:
+        log.warning("cgroups.unavailable", reason=groups, why="memory and cpu of tasks are not limited")
+    cgroups = groups if isinstance(groups, Cgroups) else None
+    if options.runtime is RuntimeKind.PROCESS:
+        return ProcessRuntime(
+            folder.path,
+            environment=environment,
+            logs=LogLimits(options.log_bytes_max, options.log_files_max),
+            cgroups=cgroups,
+        )
+    api = DockerApi(options.docker_socket)
+    stack.push_async_callback(api.aclose)
+    try:
+        version, driver = (await api.version())["Version"], (await api.info())["CgroupDriver"]
+    except DockerError as error:
+        raise AgentError(f"--runtime docker needs a Docker engine: {error}") from error
+    log.info("docker.found", version=version, cgroup_driver=driver)
+    return DockerRuntime(
+        api,
+        folder.path,
+        instance,
+        wall=time.time,
+        log=log,
+        pull=options.pull,
+        environment=environment,
+        # systemd's driver wants slices, which are systemd's to make: then limits are each container's.
+        cgroups=cgroups if driver == "cgroupfs" else None,
+        credentials=read_credentials(),
+    )
 
 
 async def _cancel_on_signal(scope: trio.CancelScope) -> None:

@@ -132,13 +132,7 @@ class ProcessRuntime:
             await trio.to_thread.run_sync(self._cgroups.remove, local.id, names)
 
     def _attempt_folder(self, task: str, container: str) -> tuple[Path, int]:
-        """Return the folder of the latest attempt that was written down, and its number."""
-        base = container_folder(self._folder, task, container)
-        attempts = [
-            int(path.parent.name.removeprefix(RESTART)) for path in base.glob(f"{RESTART}*/spec.json")
-        ]
-        latest = max(attempts, default=0)
-        return (base / f"{RESTART}{latest}" if latest else base), latest
+        return attempt_folder(container_folder(self._folder, task, container))
 
     def _look(self, task: str, container: str) -> ContainerState:
         folder, attempt = self._attempt_folder(task, container)
@@ -254,6 +248,13 @@ def _read(file: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, IsADirectoryError, ValueError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def attempt_folder(base: Path) -> tuple[Path, int]:
+    """Return the folder of the latest attempt that was written down, and its number."""
+    attempts = [int(path.parent.name.removeprefix(RESTART)) for path in base.glob(f"{RESTART}*/spec.json")]
+    latest = max(attempts, default=0)
+    return (base / f"{RESTART}{latest}" if latest else base), latest
 
 
 def beside_command(folder: Path, command: Sequence[str]) -> list[str]:

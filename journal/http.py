@@ -12,8 +12,9 @@ What a client can take is bounded: so many connections, so long a wait, so large
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
+from urllib.parse import parse_qsl
 
 import h11
 import trio
@@ -41,8 +42,18 @@ def text(said: str, status: HTTPStatus = HTTPStatus.OK) -> Reply:
     return Reply(f"{said}\n".encode(), status)
 
 
-Page = Callable[[Mapping[str, str]], Reply]
-"""Makes the reply to a request with these headers (names in lower case). It must not block."""
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a page may look at."""
+
+    headers: Mapping[str, str]
+    """Names are in lower case."""
+    query: Mapping[str, str] = field(default_factory=dict)
+    """Of a name that is there twice, the last value."""
+
+
+Page = Callable[[Request], Reply]
+"""Makes the reply to a request. It must not block."""
 
 
 async def listeners(listen: str) -> list[trio.SocketListener]:
@@ -107,14 +118,15 @@ class HttpServer:
         return True
 
     def _reply(self, request: h11.Request) -> Reply:
-        path = request.target.partition(b"?")[0].decode("latin-1")
+        path, _, query = request.target.decode("latin-1").partition("?")
         page = self._pages.get(path)
         if page is None:
             return text(f"not found: there is {', '.join(sorted(self._pages))}", HTTPStatus.NOT_FOUND)
         if request.method not in (b"GET", b"HEAD"):
             return text("only GET and HEAD", HTTPStatus.METHOD_NOT_ALLOWED)
         try:
-            return page({name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers})
+            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers}
+            return page(Request(headers, dict(parse_qsl(query, keep_blank_values=True))))
         except Exception:
             self._log.exception("http.bug", path=path)
             return text("a fault of the node; its log has the details", HTTPStatus.INTERNAL_SERVER_ERROR)

@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from journal.counters import Histogram
-from journal.http import Page, Reply, text
+from journal.http import Page, Reply, Request, text
 from journal.status import ALARMS, WRITE_STUCK_S, NodeStatus
 
 if TYPE_CHECKING:
@@ -217,17 +217,17 @@ def pages(node: Node) -> dict[str, Page]:
     ProcessCollector(registry=registry)
     GCCollector(registry=registry)
 
-    def metrics(headers: Mapping[str, str]) -> Reply:
-        encode, content_type = choose_encoder(headers.get("accept", ""))
+    def metrics(request: Request) -> Reply:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Reply(encode(registry), content_type=content_type)
 
-    def livez(_headers: Mapping[str, str]) -> Reply:
+    def livez(_request: Request) -> Reply:
         stuck_s = node.write_under_way_s
         if stuck_s > WRITE_STUCK_S:
             return text(f"the disk has not answered for {stuck_s:.0f} s", HTTPStatus.SERVICE_UNAVAILABLE)
         return text("ok")
 
-    def readyz(_headers: Mapping[str, str]) -> Reply:
+    def readyz(_request: Request) -> Reply:
         reason = node.not_ready()
         return text(reason, HTTPStatus.SERVICE_UNAVAILABLE) if reason else text("ok")
 

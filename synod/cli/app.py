@@ -10,23 +10,25 @@ import click
 from synod import __version__
 from synod.cli import failures
 from synod.cli.admin import compact, transfer_leader
+from synod.cli.agent import agent
 from synod.cli.api import api
 from synod.cli.cluster import down, status, up
 from synod.cli.data import delete, get, put, scan
+from synod.cli.inside import exec_in, logs
 from synod.cli.lease import lease
 from synod.cli.member import member
 from synod.cli.offer import offer
-from synod.cli.programs import agent, node, scheduler
+from synod.cli.programs import node, scheduler
 from synod.cli.quorum import quorum
 from synod.cli.snapshot import diff, snapshot, verify
 from synod.cli.tail import tail
-from synod.cli.tasks import logs, ps, run_task, stop
+from synod.cli.tasks import ps, run_task, stop
 
 SECTIONS: dict[str, Sequence[click.Command]] = {
     "A cluster on this machine": (up, down, status),
     "The journal": (put, get, scan, delete, offer, tail, diff, lease),
     "Operations": (member, quorum, transfer_leader, compact, snapshot, verify),
-    "Tasks": (run_task, ps, logs, stop),
+    "Tasks": (run_task, ps, logs, exec_in, stop),
     "Programs": (node, agent, scheduler, api),
 }
 

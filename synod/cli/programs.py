@@ -8,7 +8,6 @@ import click
 
 from synod.cli.common import examples, parse_endpoints
 from synod.cli.failures import misuse
-from synod.cli.tasks import pairs
 
 log_options = (
     click.option(
@@ -176,66 +175,6 @@ def node(
             http_listen=parse_endpoints(http_listen, "--http-listen")[0] if http_listen else "",
             disk_free_bytes_min=alarm_disk_free_mib << 20,
             limits=Limits(disk_reserve_bytes=disk_reserve_mib << 20),
-            log_level=log_level,
-            log_format=log_format,
-        )
-    )
-
-
-@click.command(
-    epilog=examples(
-        "synod agent --endpoints 10.0.0.1:7401,10.0.0.2:7401 --dir /var/lib/synod-agent \\",
-        "  --cpu 4096 --memory 8192 --attributes rack=a",
-    )
-)
-@click.option(
-    "--endpoints", required=True, envvar="SYNOD_ENDPOINTS", metavar="HOST:PORT,…", help="The journal."
-)
-@click.option(
-    "--dir", "folder", type=click.Path(path_type=Path, file_okay=False), required=True, help="Its state."
-)
-@click.option("--cluster-name", default="default", show_default=True, help="The cluster it joins.")
-@click.option("--cpu", type=click.IntRange(1), default=4096, show_default=True, help="1024 is one core.")
-@click.option("--memory", type=click.IntRange(1), default=8192, show_default=True, help="MiB.")
-@click.option(
-    "--attributes", multiple=True, metavar="NAME=VALUE", help="What placement may ask for; repeatable."
-)
-@click.option(
-    "--lease-ttl",
-    type=click.FloatRange(0.5, 3600),
-    default=10.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long after its last word it counts as connected.",
-)
-@log_options[0]
-@log_options[1]
-def agent(
-    endpoints: str,
-    folder: Path,
-    cluster_name: str,
-    cpu: int,
-    memory: int,
-    attributes: tuple[str, ...],
-    lease_ttl: float,
-    log_level: str,
-    log_format: str,
-) -> int:
-    """Run an agent: it offers this machine's resources and runs the tasks placed on it.
-
-    On SIGTERM it stops, and its tasks go on; started again on the same folder, it takes them back.
-    """
-    from agent.main import AgentOptions, run
-
-    return run(
-        AgentOptions(
-            endpoints=parse_endpoints(endpoints),
-            folder=folder,
-            cluster=cluster_name,
-            cpu=cpu,
-            memory=memory,
-            attributes=pairs(attributes, "--attributes"),
-            lease_ttl_s=lease_ttl,
             log_level=log_level,
             log_format=log_format,
         )

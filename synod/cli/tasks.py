@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import random
 import time
@@ -10,13 +9,13 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from synod.cli.common import Target, examples, target_options, until_interrupted, with_journal
+from synod.cli.common import Target, examples, target_options, with_journal
 from synod.cli.failures import DONE, FAILED, REJECTED, UNAVAILABLE, CommandFailed, misuse
-from synod.cli.output import emit_bytes, emit_json, table
+from synod.cli.output import emit_json, table
 
 if TYPE_CHECKING:
     from cluster.feed import ClusterFeed
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 
 SHOWN_TASK = 12
 SHOWN_INSTANCE = 8
-FOLLOW_INTERVAL_S = 0.2
-LOG_PIECE_BYTES = 1 << 16
 
 cluster_name_option = click.option(
     "--cluster-name", default="default", show_default=True, help="The cluster of instances and tasks."
@@ -127,7 +124,7 @@ async def _run(
     from schedulers.placement import StrategyInvalid
     from schedulers.run_task import run_command, wait_tasks
 
-    async with _feed(journal, target) as feed:
+    async with open_feed(journal, target) as feed:
         try:
             options["strategy"], options["constraints"] = placement_of(
                 options["strategy"], options["constraints"]
@@ -177,47 +174,11 @@ def ps(target: Target, everything: bool, cluster_name: str) -> None:
     async def show(journal: Journal) -> None:
         from cluster.ops import list_tasks
 
-        async with _feed(journal, target) as feed:
+        async with open_feed(journal, target) as feed:
             rows = list_tasks(feed.state, cluster_name, include_stopped=everything)
             _show_tasks(rows, cluster_name, feed.state.revision, target.as_json)
 
     with_journal(target, show)
-
-
-@click.command(
-    epilog=examples(
-        "synod logs 3f2a91                the first letters of the task's id are enough",
-        "synod logs 3f2a91 --follow       until the task has stopped",
-        "synod logs 3f2a91 --lines 20",
-    )
-)
-@target_options
-@click.argument("task")
-@click.option("--follow", "-f", is_flag=True, help="Go on until the task has stopped.")
-@click.option("--lines", "-n", type=click.IntRange(0), help="Only the last so many lines.")
-@click.option("--container", help="Only this container's.")
-@cluster_name_option
-def logs(
-    target: Target, task: str, follow: bool, lines: int | None, container: str | None, cluster_name: str
-) -> None:
-    """Print what a task has written. Its agent must be on this machine."""
-
-    async def show(journal: Journal) -> None:
-        import trio
-
-        from cluster.ops import find_task
-
-        async with _feed(journal, target) as feed:
-            view = find_task(feed.state, cluster_name, task)
-            with _LogReader(feed, view, container) as reader:
-                reader.print_new(lines)
-                while follow and not _has_stopped(feed, view):
-                    with trio.move_on_after(FOLLOW_INTERVAL_S):
-                        await feed.step()
-                    reader.print_new()
-
-    with until_interrupted() if follow else contextlib.nullcontext():
-        with_journal(target, show, forever=follow)
 
 
 @click.command(
@@ -238,7 +199,7 @@ def stop(target: Target, tasks: tuple[str, ...], reason: str, wait: bool, cluste
         from cluster.ops import find_task, stop_task
         from schedulers.run_task import wait_tasks
 
-        async with _feed(journal, target) as feed:
+        async with open_feed(journal, target) as feed:
             views = [find_task(feed.state, cluster_name, task) for task in tasks]
             newest = 0
             for view in views:
@@ -264,7 +225,7 @@ def stop(target: Target, tasks: tuple[str, ...], reason: str, wait: bool, cluste
 
 
 @asynccontextmanager
-async def _feed(journal: Journal, target: Target) -> AsyncIterator[ClusterFeed]:
+async def open_feed(journal: Journal, target: Target) -> AsyncIterator[ClusterFeed]:
     """Open the cluster's state within the target's timeout."""
     import trio
 
@@ -280,55 +241,6 @@ async def _feed(journal: Journal, target: Target) -> AsyncIterator[ClusterFeed]:
                 hint="`synod status` shows which nodes run and whether they have a leader.",
             )
         yield feed
-
-
-def _has_stopped(feed: ClusterFeed, view: TaskView) -> bool:
-    now = feed.state.task(view.cluster, view.id)
-    return now is None or now.stopped
-
-
-class _LogReader:
-    """Prints what is new in a task's log files, also where a file was put aside for a new one."""
-
-    def __init__(self, feed: ClusterFeed, view: TaskView, container: str | None) -> None:
-        self._feed = feed
-        self._view = view
-        self._container = container
-        self._open: dict[tuple[int, int], BinaryIO] = {}
-
-    def __enter__(self) -> _LogReader:
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        for file in self._open.values():
-            file.close()
-
-    def print_new(self, lines: int | None = None) -> None:
-        """Print all that was not printed yet; of that only the last ``lines``, if given."""
-        data = bytearray()
-        for path in self._paths():
-            file = self._file(path)
-            while piece := file.read(LOG_PIECE_BYTES):
-                data += piece
-                if lines is None:
-                    emit_bytes(bytes(data))
-                    data.clear()
-        if lines:
-            emit_bytes(b"".join(data.splitlines(keepends=True)[-lines:]))
-
-    def _paths(self) -> list[Path]:
-        from agent.logs import find_logs
-
-        return find_logs(self._feed.state, self._view, self._container)
-
-    def _file(self, path: Path) -> BinaryIO:
-        """Return the open file: known by its inode, it stays the same one after a renaming."""
-        fresh = path.open("rb")
-        facts = path.stat()
-        known = self._open.setdefault((facts.st_dev, facts.st_ino), fresh)
-        if known is not fresh:
-            fresh.close()
-        return known
 
 
 # -- what is shown -----------------------------------------------------------------------

@@ -73,7 +73,7 @@ async def test_a_command_in_a_container_has_its_input_output_and_exit_code(docke
         exec_id = await api.exec_create(container, attach)
         async with api.exec_attach(exec_id, tty=False) as stream:
             await stream.write(b"hello\n")
-            stream.get_extra_info("socket").shutdown(socket.SHUT_WR)  # type: ignore[attr-defined]
+            stream.get_extra_info("socket").shutdown(socket.SHUT_WR)
             frames, outputs = Frames(), list[Output]()
             while data := await stream.read(3):  # as small as it may come
                 outputs += frames.feed(data)

@@ -16,8 +16,8 @@ import structlog
 import trio
 
 from agent.folder import AgentFolder, FolderError
-from agent.logs import LogsElsewhere, find_logs
 from agent.main import AgentOptions, run
+from agent.places import TaskElsewhere, find_place
 from agent.supervisor import start_time
 from cluster.feed import ClusterFeed, follow
 from cluster.ops import ClusterError, find_task, stop_task
@@ -157,7 +157,7 @@ async def test_what_ignores_sigterm_gets_sigkill_after_its_stop_timeout(cluster:
         task = await here.task("sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.2; done")
         view = await here.until_status(task, "RUNNING")
         with trio.fail_after(DEADLINE_S):
-            while not any("ready" in p.read_text() for p in find_logs(here.feed.state, view)):  # noqa: ASYNC110
+            while not any("ready" in p.read_text() for p in find_place(here.feed.state, view).log_files()):  # noqa: ASYNC110
                 await trio.sleep(0.02)
         await stop_task(here.journal, view, now=time.time(), reason="enough")
         view = await here.until_status(task, "STOPPED")
@@ -173,13 +173,13 @@ async def test_logs_are_found_on_this_machine_and_told_of_on_another(
     async with console(cluster) as here:
         task = await here.task("sh", "-c", "echo one; echo two >&2")
         view = await here.until_status(task, "STOPPED")
-        paths = find_logs(here.feed.state, view)
+        paths = find_place(here.feed.state, view).log_files()
         assert "".join(path.read_text() for path in paths) == "one\ntwo\n"
         with pytest.raises(ClusterError, match="has no container other, but main"):
-            find_logs(here.feed.state, view, "other")
-        monkeypatch.setattr("agent.logs.socket.gethostname", lambda: "elsewhere")
-        with pytest.raises(LogsElsewhere, match="the logs of task"):
-            find_logs(here.feed.state, view)
+            find_place(here.feed.state, view, "other")
+        monkeypatch.setattr("agent.places.socket.gethostname", lambda: "elsewhere")
+        with pytest.raises(TaskElsewhere, match=f"task {view.id} is on "):
+            find_place(here.feed.state, view)
 
 
 def agent_process(cluster: LocalCluster, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 
@@ -11,18 +11,18 @@ import pytest
 import trio
 
 from journal import http
-from journal.http import HttpServer, Reply, listeners, text
+from journal.http import HttpServer, Reply, Request, listeners, text
 from tests.rpc.harness import Log
 
 
-def _fail(_headers: Mapping[str, str]) -> Reply:
+def _fail(_request: Request) -> Reply:
     raise RuntimeError("planted")
 
 
 PAGES = {
-    "/ok": lambda _headers: text("fine"),
-    "/no": lambda _headers: text("not yet", HTTPStatus.SERVICE_UNAVAILABLE),
-    "/told": lambda headers: text(headers.get("accept", "nothing")),
+    "/ok": lambda _request: text("fine"),
+    "/no": lambda _request: text("not yet", HTTPStatus.SERVICE_UNAVAILABLE),
+    "/told": lambda request: text(request.headers.get("accept") or request.query.get("q", "nothing")),
     "/bug": _fail,
 }
 
