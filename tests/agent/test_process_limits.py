@@ -328,7 +328,7 @@ def test_health_is_counted_as_docker_counts_it(results: str, statuses: tuple[Hea
 
 async def test_a_processs_health_is_checked_beside_it(machine: Machine) -> None:
     check = HealthCheck(command=("CMD-SHELL", "[ -e well ]"), interval=5, retries=1)
-    clock = itertools.count(step=100)  # a test does not wait: each look at the clock is much later
+    clock = itertools.count(10**10, 100)  # a test does not wait: each look at the clock is much later
     runtime = machine.agent(wall=lambda: float(next(clock)))
     state = await started(runtime, local_task("sleep", "600", health_check=check))
     assert state.health is UNKNOWN

@@ -7,6 +7,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from journal.errors import Overloaded
+from journal.http import Request
 from journal.limits import Limits
 from journal.metrics import pages
 from journal.node import Node
@@ -19,7 +20,7 @@ from tests.rpc.harness import batch, guest, served, until
 
 def samples(node: Node) -> dict[tuple[str, ...], float]:
     """Scrape: (name, label values…) to value."""
-    reply = pages(node)["/metrics"]({})
+    reply = pages(node)["/metrics"](Request({}))
     assert reply.content_type.startswith("text/plain")
     return {
         (sample.name, *sample.labels.values()): sample.value
