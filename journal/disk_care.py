@@ -25,7 +25,7 @@ from journal.paxos.effects import Effects
 from journal.paxos.messages import AcceptedValue, Envelope, RepairMessage, Show, Shown
 from journal.repair import LogRepair
 from journal.slots import Slots
-from journal.storage import Storage, Write
+from journal.storage import Storage, View, Write
 from journal.storage.log import LogStore
 from journal.storage.records import (
     ACCEPTED,
@@ -74,9 +74,16 @@ class Scrub:
 
     def step(self, records_max: int) -> list[RecordDamaged]:
         """Look at the next records; return what is wrong with them."""
+        view = self._storage.view()
+        try:
+            return self._look_at(view, records_max)
+        finally:
+            view.close()
+
+    def _look_at(self, view: View, records_max: int) -> list[RecordDamaged]:
         found: list[RecordDamaged] = []
         size = count = 0
-        for key, value in islice(self._storage.iterate(self._cursor, None), records_max):
+        for key, value in islice(view.iterate(self._cursor, None), records_max):
             self._cursor = key + b"\0"
             count += 1
             size += len(value)
@@ -85,7 +92,7 @@ class Scrub:
                 break
             try:
                 unseal(key, value)
-                if key[:1] == IDENTIFIER and self._storage.get(ACCEPTED + key[1:]) is None:
+                if key[:1] == IDENTIFIER and view.get(ACCEPTED + key[1:]) is None:
                     raise RecordDamaged(ACCEPTED + key[1:], "it is gone, though its identifier is there")
             except RecordDamaged as error:
                 found.append(error)
@@ -126,7 +133,8 @@ class DiskCare:
         self._log = log
         self._damages: list[RecordDamaged] = []
         self._scrub_at = now
-        self._scrub_left = 0.0
+        self._pass_began = now
+        self._passes = 0
         self._space_at = now
         log_store.on_damage = self.notice
 
@@ -136,11 +144,8 @@ class DiskCare:
         """Somebody has read a damaged record. It is dealt with at the next ``tick``."""
         self._damages.append(error)
 
-    def tick(self, now: float, core: Core, space: Space, *, scrubs: bool) -> list[Write]:
-        """Return what mends the damage that was found; ``failure`` may be set. ``scrubs``: the space on the
-        disk is one (while a snapshot is installed it is not)."""
-        if scrubs:
-            self._scrub_some(now)
+    def tick(self, now: float, core: Core, space: Space) -> list[Write]:
+        """Return what mends the damage that was found; ``failure`` may be set."""
         self.repair.trimmed(space.slots.first)
         damages, self._damages = self._damages, []
         writes: list[Write] = []
@@ -148,18 +153,22 @@ class DiskCare:
             writes.extend(self._mend(error, core, space))
         return writes
 
-    def _scrub_some(self, now: float) -> None:
-        """So many records a second, then a pause until the next pass."""
-        if now < self._scrub_at:
-            return
-        passes = self.scrub.passes
-        if self._scrub_left == 0.0:
-            self._scrub_left = now  # the beginning of this pass
-        self._damages.extend(self.scrub.step(self._limits.scrub_records_per_step))
+    def is_scrub_due(self, now: float) -> bool:
+        """So many records a second, then a pause until the next pass. Only while the space on the disk is
+        one: not while a snapshot is installed."""
+        return now >= self._scrub_at
+
+    def scrub_step(self) -> list[RecordDamaged]:
+        """Look at some records; what is found goes to ``scrubbed``. Another thread may do it."""
+        return self.scrub.step(self._limits.scrub_records_per_step)
+
+    def scrubbed(self, found: list[RecordDamaged], now: float) -> None:
+        self._damages.extend(found)
         self._scrub_at = now + self._limits.scrub_step_ms / 1000
-        if self.scrub.passes != passes:
-            self._scrub_at = max(self._scrub_at, self._scrub_left + self._limits.scrub_interval_s)
-            self._scrub_left = 0.0
+        if self.scrub.passes != self._passes:
+            self._passes = self.scrub.passes
+            self._scrub_at = max(self._scrub_at, self._pass_began + self._limits.scrub_interval_s)
+            self._pass_began = self._scrub_at
 
     def _mend(self, error: RecordDamaged, core: Core, space: Space) -> list[Write]:
         key = error.key

@@ -80,6 +80,8 @@ class Limits:
     peer_queue_bytes_max: int = 64 * 1024 * 1024
     learn_bytes_max: int = 4 * 1024 * 1024
     """Entries sent to a lagging peer in one message."""
+    learned_bytes_max: int = 8 * 1024 * 1024
+    """Entries that a node has learned, and not folded and stored yet; past it, it asks for no more."""
 
     log_slots_retained_min: int = 4_096
     """The last so many slots stay in the log whatever is compacted: who is less behind learns them."""

@@ -33,6 +33,7 @@ import trio
 from structlog.typing import FilteringBoundLogger
 
 from journal.admission import Admission, Reply
+from journal.backlog import Backlog
 from journal.barriers import ReadBarriers, ReadReply
 from journal.counters import Counters
 from journal.disk_care import DiskCare
@@ -127,6 +128,7 @@ class Node:
         self._inbox: list[Envelope] = []
         self._hung_up: list[NodeId] = []
         self._to_fold: deque[AcceptedValue] = deque()
+        self._backlog = Backlog()
         self._commands = Commands()
         self._reads = ReadBarriers(config.limits.reads_inflight_max, config.read_timeout_s)
         self._writer = Writer(storage, clock, self.counters, config.flush_interval_s, self)
@@ -152,6 +154,7 @@ class Node:
             tails=self.tails,
             writer=self._writer,
             to_fold=self._to_fold,
+            backlog=self._backlog,
             send=self._send_to,
             drain=self._drain,
             wake=self._wake,
@@ -172,11 +175,11 @@ class Node:
             self._standing,
             self._writer,
             self._snapshots,
+            clock,
             disk_free,
         )
         self._report = Report(
             config,
-            storage=storage,
             core=self._core,
             space=self.space,
             standing=self._standing,
@@ -215,6 +218,8 @@ class Node:
                 nursery.start_soon(self._ticker)
                 nursery.start_soon(self._writer.run)
                 nursery.start_soon(self._loop)
+                nursery.start_soon(self._snapshots.run)
+                nursery.start_soon(self._upkeep.run)
                 task_status.started()
                 await self._stopped.wait()
                 nursery.cancel_scope.cancel()
@@ -259,6 +264,7 @@ class Node:
                 await trio.lowlevel.checkpoint()
             now = self._clock.now()
             self._record_identities()
+            self._core.sated = self._backlog.bytes >= self.config.limits.learned_bytes_max
             self._step_inbox(now)
             while self._hung_up:
                 self._core.hung_up(self._hung_up.pop(), now)
@@ -313,7 +319,7 @@ class Node:
                     answers, repaired = self._care.step(envelope.sender, envelope.message, self.space)
                     self._send(answers)
                     self._writer.log(repaired)
-                elif not (isinstance(envelope.message, Learned) and self._snapshots.is_full):
+                else:
                     self._core.step(envelope, now)
             except ProtocolViolation as violation:
                 self._logger.warning("peer.violation", peer=envelope.sender, reason=str(violation))
@@ -381,6 +387,7 @@ class Node:
             if effects.send_durable or effects.send_entries:
                 self._writer.when_durable(effects.send_durable, effects.send_entries)
             self._to_fold.extend(effects.chosen)
+            self._backlog.chosen(effects.chosen)
             self.counters.entries_committed += len(effects.chosen)
             for number, slot in effects.reads:
                 self._reads.confirmed(number, slot)
@@ -443,6 +450,7 @@ class Node:
     def flushed(self, slot: Slot) -> None:
         self.space.flushed(slot)
         self.tails.flushed(slot)
+        self._backlog.stored(slot)
 
     def is_durable(self, envelopes: Sequence[Envelope]) -> None:
         outside = []

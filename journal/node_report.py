@@ -19,7 +19,6 @@ from journal.paxos.membership import Membership
 from journal.space import Space
 from journal.standing import Standing
 from journal.status import Alarm, LinkStatus, NodeMember, NodeStatus, PeerStatus, alarms_of, health_of
-from journal.storage import Storage
 from journal.tail import TailHub
 from journal.types import NodeId, Slot
 
@@ -31,7 +30,6 @@ class Report:
         self,
         config: NodeConfig,
         *,
-        storage: Storage,
         core: Paxos,
         space: Space,
         standing: Standing,
@@ -46,7 +44,6 @@ class Report:
         clock: Clock,
     ) -> None:
         self._config = config
-        self._storage = storage
         self._core = core
         self._space = space
         self._standing = standing
@@ -82,7 +79,7 @@ class Report:
             lag=self.lag,
             lag_max=self._config.limits.window_slots_max,
             snapshot=self._snapshots.catch_up.described,
-            disk_free_bytes=self._upkeep.free_bytes(),
+            disk_free_bytes=self._upkeep.free_bytes,
             disk_full=self._disk_full_text(),
             damaged=self._damage_text(),
             disk_free_bytes_min=self._config.disk_free_bytes_min,
@@ -140,7 +137,7 @@ class Report:
             lag=self.lag,
             chain=space.chain.hex(),
             compacted=space.compacted,
-            disk_bytes=self._storage.size_bytes(),
+            disk_bytes=self._upkeep.size_bytes,
             offers_inflight=self._admission.offers,
             tails=self._tails.open,
             leases=len(space.leases),
@@ -148,7 +145,7 @@ class Report:
             members=members_of(core.membership),
             health=health_of(self.alarms(stopping=stopping)),
             peers=self._peers(),
-            disk_free_bytes=self._upkeep.free_bytes(),
+            disk_free_bytes=self._upkeep.free_bytes,
         )
 
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
+import trio
 from structlog.typing import FilteringBoundLogger
 
+from journal.backlog import Backlog
 from journal.counters import Counters
 from journal.errors import JournalError, RecordDamaged, Unavailable
 from journal.node_config import Clock, NodeConfig
@@ -31,13 +34,15 @@ from journal.snapshots.catchup import CatchUp
 from journal.snapshots.format import FORMAT, Header
 from journal.snapshots.records import End
 from journal.snapshots.serve import Server, SnapshotPart
+from journal.state import State
 from journal.storage import Storage, View, Write
 from journal.storage.log import LogStore
 from journal.tail import TailHub
 from journal.types import NodeId, Slot
 
-TO_FOLD_SLOTS_MAX = 256
-"""Slots that are learned while a snapshot is installed, to be folded then."""
+_Question = tuple[SnapshotAsk, Callable[[SnapshotChunk | SnapshotRefused, State | None], None]]
+"""And who waits for the answer, and for the state that it is of. An asker has one question open: a later
+one takes its place."""
 
 
 class SnapshotHost:
@@ -51,6 +56,7 @@ class SnapshotHost:
         tails: TailHub,
         writer: Writer,
         to_fold: deque[AcceptedValue],
+        backlog: Backlog,
         send: Callable[[NodeId, Message], None],
         drain: Callable[[float], None],
         wake: Callable[[], None],
@@ -67,7 +73,7 @@ class SnapshotHost:
         self._log_store, self._core, self._space = start.log, start.core, start.space
         self._tails = tails
         self._writer = writer
-        self._to_fold = to_fold
+        self._to_fold, self._backlog = to_fold, backlog
         self._send = send
         self._drain = drain
         self._wake = wake
@@ -86,6 +92,8 @@ class SnapshotHost:
             log=log,
         )
         window = config.limits.window_slots_max
+        self._asked: dict[tuple[Server, NodeId], _Question] = {}
+        self._is_asked = trio.Event()
         self.peers_views = Server(storage, config.limits, membership, window)
         """The snapshots that other nodes fetch from this one."""
         self.clients_views = Server(storage, config.limits, membership, window)
@@ -99,6 +107,10 @@ class SnapshotHost:
         self.clients_views.tick(now)
 
     def close(self) -> None:
+        """The node has ended: answer who waits, give up all views."""
+        asked, self._asked = self._asked, {}
+        for ask, reply in asked.values():
+            reply(SnapshotRefused(ask.view, True, "the node is stopping"), None)
         self.peers_views.close()
         self.clients_views.close()
 
@@ -115,19 +127,45 @@ class SnapshotHost:
         elif isinstance(message, SnapshotRefused):
             self.catch_up.on_refused(sender, message, now)
         elif isinstance(message, SnapshotAsk):
-            answer = self._answer(sender, message, now)
-            if isinstance(answer, SnapshotChunk):
-                self._counters.snapshot_sent_bytes += len(answer.records)
-            self._send(sender, answer)
+            self._asked[self.peers_views, sender] = message, partial(self._answer_peer, sender)
+            self._is_asked.set()
 
-    def _answer(self, sender: NodeId, ask: SnapshotAsk, now: float) -> Message:
+    def _answer_peer(
+        self, peer: NodeId, answer: SnapshotChunk | SnapshotRefused, _state: State | None
+    ) -> None:
+        if isinstance(answer, SnapshotChunk):
+            self._counters.snapshot_sent_bytes += len(answer.records)
+        self._send(peer, answer)
+
+    # -- reading ----------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Answer questions, one after the other: what is read for one must not hold up the node's loop."""
+        while True:
+            await self._is_asked.wait()
+            self._is_asked = trio.Event()
+            while self._asked:
+                server, asker = next(iter(self._asked))
+                question = self._asked.pop((server, asker))
+                await self._answer(server, asker, question)
+
+    async def _answer(self, server: Server, asker: NodeId, question: _Question) -> None:
+        ask, reply = question
         if self.catch_up.is_installing:
-            return SnapshotRefused(ask.view, True, "a snapshot is being installed here")
+            reply(SnapshotRefused(ask.view, True, "a snapshot is being installed here"), None)
+            return
+        found = server.open_for(asker, ask, self._clock.now())
+        if isinstance(found, SnapshotRefused):
+            reply(found, None)
+            return
+        answer: SnapshotChunk | SnapshotRefused
         try:
-            return self.peers_views.answer(sender, ask, now)
+            with found.being_read() as source:
+                answer = await self._storage.aside(partial(server.chunk, source, ask))
         except RecordDamaged as damage:
-            self._logger.error("snapshot.damaged", asker=sender, reason=str(damage))
-            return SnapshotRefused(ask.view, True, "a record is damaged here")
+            self._logger.error("snapshot.damaged", asker=asker, reason=str(damage))
+            answer = SnapshotRefused(ask.view, True, "a record is damaged here")
+        reply(answer, found.state)
 
     # -- clients ----------------------------------------------------------------------
 
@@ -136,24 +174,30 @@ class SnapshotHost:
         if self.catch_up.is_installing:
             raise Unavailable(f"no snapshot can be read here: {self.catch_up.described}")
 
-        def answer() -> None:
-            reply(self._part(NodeId(view), after))
+        def ask() -> None:
+            key = self.clients_views, NodeId(view)
+            earlier = self._asked.pop(key, None)
+            self._asked[key] = SnapshotAsk(view, after), partial(self._answer_client, reply)
+            self._is_asked.set()
+            if earlier is not None:
+                earlier[1](SnapshotRefused(view, False, "it was asked for again meanwhile"), None)
 
         if after:
-            answer()
+            ask()
         else:  # what is folded must be on the disk to be in the view
-            self._writer.batch([], sync=False, written=answer)
+            self._writer.batch([], sync=False, written=ask)
             self._wake()
 
-    def _part(self, view: NodeId, after: bytes) -> SnapshotPart | JournalError:
-        try:
-            found = self.clients_views.answer(view, SnapshotAsk(view, after), self._clock.now())
-        except RecordDamaged as damage:
-            self._logger.error("snapshot.damaged", reason=str(damage))
-            return Unavailable("a record is damaged on this node: ask another")
-        if isinstance(found, SnapshotRefused):
-            return Unavailable(f"snapshot: {found.reason}")
-        state = self.clients_views.state_of(view)
+    def _answer_client(
+        self,
+        reply: Callable[[SnapshotPart | JournalError], None],
+        answer: SnapshotChunk | SnapshotRefused,
+        state: State | None,
+    ) -> None:
+        if isinstance(answer, SnapshotRefused):
+            reply(Unavailable(f"snapshot: {answer.reason}"))
+            return
+        assert state is not None
         header = Header(
             FORMAT,
             self._config.cluster,
@@ -165,14 +209,9 @@ class SnapshotHost:
             self._config.limits.window_slots_max,
             self._clock.wall_ms(),
         )
-        return SnapshotPart(header, found.records, End.unpack(found.end) if found.end else None)
+        reply(SnapshotPart(header, answer.records, End.unpack(answer.end) if answer.end else None))
 
     # -- while one is installed -------------------------------------------------------
-
-    @property
-    def is_full(self) -> bool:
-        """Whether enough waits to be folded once the snapshot is there."""
-        return self.catch_up.is_installing and len(self._to_fold) >= TO_FOLD_SLOTS_MAX
 
     def check_readable(self) -> None:
         """Raise ``Unavailable`` where this node has no space to read from, not even an old one."""
@@ -213,6 +252,7 @@ class SnapshotHost:
         self._counters.snapshots_installed += 1
         while self._to_fold and self._to_fold[0].slot <= end.slot:
             self._to_fold.popleft()
+        self._backlog.stored(end.slot)
         self._space.reload(self._storage)
         self._tails.reload(self._log_store)
         self._writer.flushed = self._space.applied

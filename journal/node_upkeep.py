@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import trio
+
 from journal.disk_care import DiskCare
 from journal.errors import JournalError, SpaceFull
-from journal.node_config import NodeConfig
+from journal.node_config import Clock, NodeConfig
 from journal.node_snapshots import SnapshotHost
 from journal.node_writer import Writer
 from journal.paxos import Paxos
@@ -21,7 +23,11 @@ from journal.standing import Standing
 from journal.storage import Storage, Write
 from journal.types import Revision, Slot
 
-COMPACT_RECORDS_PER_TURN = 500
+COMPACT_RECORDS_PER_STEP = 500
+COMPACT_STEPS_PER_TURN = 4
+"""A step takes about a millisecond; four at each tick let go of more than any load can make."""
+COMPACT_TURN_S = 0.003
+"""No further step is begun in a turn after this long: the disk is slow, and others wait."""
 
 
 class Upkeep:
@@ -37,6 +43,7 @@ class Upkeep:
         standing: Standing,
         writer: Writer,
         snapshots: SnapshotHost,
+        clock: Clock,
         disk_free: Callable[[], int | None],
     ) -> None:
         """``disk_free``: the bytes left on the disk, where somebody knows better than the storage."""
@@ -48,10 +55,16 @@ class Upkeep:
         self._standing = standing
         self._writer = writer
         self._snapshots = snapshots
+        self._clock = clock
         self._disk_free = disk_free
         self._retention = Retention(config.retain_revisions, config.retain_s)
         self._is_proposing = False
+        self._is_due = trio.Event()
+        self.size_bytes = 0
+        """What the data takes on the disk, as of the last look."""
+        self._looked(*self._look())
         self._is_trimming = False
+        self._let_go_at = 0
 
     # -- the disk ---------------------------------------------------------------------
 
@@ -62,20 +75,41 @@ class Upkeep:
         """
         care, core = self._care, self._core
         installing = self._snapshots.catch_up.is_installing
-        self._writer.log(care.tick(now, core, self._space, scrubs=not installing))
+        self._writer.log(care.tick(now, core, self._space))
         if care.failure is not None:
             raise care.failure
         asked: list[Envelope] = []
         if care.repair.damaged and not is_silent:
             asked = care.ask(now, core.membership.nodes)
-        if care.is_space_due(now):
-            care.watch_space(now, self.free_bytes())
-            core.full = care.is_full
+        if care.is_space_due(now) or (care.is_scrub_due(now) and not installing):
+            self._is_due.set()
         return asked
 
-    def free_bytes(self) -> int | None:
+    async def run(self) -> None:
+        """Look at the disk when it is due, where it holds nobody up: a file system may take its time."""
+        care, storage = self._care, self._storage
+        while True:
+            await self._is_due.wait()
+            self._is_due = trio.Event()
+            if care.is_space_due(self._clock.now()):
+                self._looked(*await storage.aside(self._look))
+            if care.is_scrub_due(self._clock.now()) and not self._snapshots.catch_up.is_installing:
+                found = await storage.aside(care.scrub_step)
+                care.scrubbed(found, self._clock.now())
+
+    def _look(self) -> tuple[int | None, int]:
         free = self._disk_free()
-        return self._storage.free_bytes() if free is None else free
+        return self._storage.free_bytes() if free is None else free, self._storage.size_bytes()
+
+    def _looked(self, free_bytes: int | None, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self._care.watch_space(self._clock.now(), free_bytes)
+        self._core.full = self._care.is_full
+
+    @property
+    def free_bytes(self) -> int | None:
+        """What is left on the file system, as of the last look. None: nobody can say."""
+        return self._care.free_bytes
 
     def full(self, now: float) -> SpaceFull | None:
         """Why nothing that grows the space is taken in: this disk or that of a voter is full. None: it is.
@@ -117,11 +151,17 @@ class Upkeep:
 
     def let_go(self, now: float) -> None:
         """Remove a little of what is compacted: history, and the log from which nobody is served."""
-        if not self._writer.space_writes:
-            self._writer.space(self._space.compact_step(COMPACT_RECORDS_PER_TURN), now)
-            trimmed = self._trim_step()
-            self._writer.space(trimmed, now)
-            self._is_trimming = bool(trimmed)
+        if self._writer.space_writes and self._writer.batches == self._let_go_at:
+            return  # what was let go of last is still on its way to the disk
+        self._let_go_at, began = self._writer.batches, self._clock.now()
+        for _ in range(COMPACT_STEPS_PER_TURN):
+            removed = self._space.compact_step(COMPACT_RECORDS_PER_STEP)
+            self._writer.space(removed, now)
+            if not removed or self._clock.now() - began > COMPACT_TURN_S:
+                break
+        trimmed = self._trim_step()
+        self._writer.space(trimmed, now)
+        self._is_trimming = bool(trimmed)
 
     @property
     def is_compacting(self) -> bool:

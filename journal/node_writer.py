@@ -57,6 +57,8 @@ class Writer:
         self.learners: list[SendEntries] = []
         """To be answered from the log: only behind the write of what was drained with the request."""
         self.is_writing = False
+        self.batches = 0
+        """Taken to be written since the start."""
         self.flushed = host.folded()
         self._space_writes_since = 0.0
         self._after_write: list[Envelope] = []
@@ -131,6 +133,7 @@ class Writer:
             flushed = self._host.folded()
             self.log_writes, self.space_writes = [], []
             self._flush_wanted = False
+            self.batches += 1
             self.is_writing = True
             self._write_since = self._clock.now()
             # Shielded: a batch that was taken and not written would leave a hole below the next one.

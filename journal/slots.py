@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from journal.commits import OUTCOME_HEAD, outcome_head
 from journal.errors import RecordDamaged, RevisionCompacted, RevisionInFuture
 from journal.storage import Write
-from journal.storage.log import trimmed_write
+from journal.storage.log import trimmed_slot, trimmed_write
 from journal.storage.records import LOG_FAMILIES, OUTCOME, family_end, number_key, number_of, unseal
 from journal.types import Revision, Slot
 
@@ -47,8 +47,10 @@ class Slots:
 
     def restore(self) -> None:
         """Find out how far the records reach back."""
+        reader = self._space.reader
         self.first = Slot(self._space.applied + 1)
-        for key, _sealed in self._space.reader.iterate(OUTCOME, family_end(OUTCOME)):
+        begin = number_key(OUTCOME, trimmed_slot(reader) + 1)  # LevelDB would pass over each removal before
+        for key, _sealed in reader.iterate(begin, family_end(OUTCOME)):
             self.first = min(self.first, number_of(key))
             break
 

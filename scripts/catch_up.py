@@ -1,21 +1,21 @@
 """A node that is a million revisions behind, and compaction of as many, under load: what do they cost?
 
 ``make catch-up`` starts three real nodes, kills a follower, lets the others commit ``--revisions``
-offers, and then measures the same load in four situations:
+offers, and then measures the same load in three situations:
 
-* ``alone``: the follower is down. What everything else is compared with.
-* ``compacting``: still without it, while history and log of all those revisions are removed.
-* ``by log``: it is back, and learns what it missed entry by entry.
-* ``by snapshot``: the same after a further ``--revisions`` offers and a compaction: the log that it
-  would need is gone, and it is sent the space.
+* ``by log``: the follower is back, and learns what it missed entry by entry.
+* ``compacting``: killed again, and a further ``--revisions`` later: history and log are removed.
+* ``by snapshot``: it is back once more: the log that it would need is gone, and it is sent the space.
 
-Of each: offers a second, and as a ratio of ``alone``; the longest time between two acknowledgements;
-the latency of a lone prober; what memory the leader and the node that catches up took at most; how long
-it took. All processes share this machine's cores, and so the ratio tells of those too: with fewer cores
-than nodes, a third node that works costs the others what it uses, whatever it does.
+Each is measured right after a few seconds of the same load in the same state of the cluster without what
+it is about (``before``). Of each: offers a second, and as a ratio of before; the longest time between two
+acknowledgements; the latency of a lone prober; what memory the leader and the node that catches up took
+at most; how long it took. All processes share this machine's cores, and so the ratio tells of those too: with
+fewer cores than nodes, a third node that works costs the others what it uses, whatever it does.
 
-The load is closed: so many workers, each with one message under way. ``--pause-ms`` makes each wait
-between two messages, which leaves the machine room for the node that catches up.
+The load is closed: so many workers, each with one message under way, and a pause between two
+(``--pause-ms``), which leaves the machine room for the node that catches up. Without a pause the load takes
+every core, and the ratio says little but how many there are.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ from synod.local_state import HTTP_PORT_ABOVE
 
 MESSAGE_OFFERS = 100
 FILL_WORKERS = 16
+LOG_SLOTS_RETAINED = 64
 LOOK_INTERVAL_S = 0.1
 IN_STEP_SLOTS = 32
 """A node that is no further behind than its window is in step: it gets what is proposed, not what was."""
@@ -70,22 +71,31 @@ class Situation:
     """By process: resident at the beginning, and at most."""
     cores: dict[str, float] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    before: Situation | None = None
+
+    @property
+    def ratio(self) -> float:
+        return self.rate / self.before.rate if self.before is not None and self.before.rate else math.nan
 
     @property
     def rate(self) -> float:
         return self.offers / self.seconds if self.seconds else 0.0
 
-    def as_json(self, alone: Situation) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         return {
             "situation": self.name,
             "seconds": round(self.seconds, 2),
             "offers_per_s": round(self.rate),
-            "ratio": round(self.rate / alone.rate, 3) if alone.rate else None,
             "longest_gap_ms": round(self.longest_gap_s * 1000, 1),
             "probe_ms": percentiles(self.probes_ms),
             "memory_mb": {name: [round(mb) for mb in pair] for name, pair in self.memory_mb.items()},
             "cores": {name: round(used, 2) for name, used in self.cores.items()},
             **self.facts,
+            **(
+                {}
+                if self.before is None
+                else {"ratio": round(self.ratio, 3), "before": self.before.as_json()}
+            ),
         }
 
 
@@ -167,7 +177,6 @@ class Bench:
         self.cluster = cluster
         self.options = options
         self.console = console
-        self.alone = Situation("alone")
         self.situations: list[Situation] = []
 
     async def run(self) -> None:
@@ -186,8 +195,6 @@ class Bench:
             self.load = Load(connection, options.workers, options.keys, options.value_bytes)
             cluster.kill_node(self.follower)
             await self._fill()
-            self.situations.append(self.alone)
-            await self._measure(self.alone, self._after(options.seconds))
             await self._catch_up(Situation("by log"))
             if options.only_log:
                 return
@@ -216,6 +223,11 @@ class Bench:
 
     async def _revision(self) -> int:
         return (await self.connection.get([], at=None, consistency=LOCAL)).revision
+
+    async def _before(self, situation: Situation) -> None:
+        situation.before = Situation("before")
+        await self._measure(situation.before, self._after(self.options.seconds))
+        self.situations.append(situation)
 
     def _after(self, seconds: float) -> Ended:
         ends_at = trio.current_time() + seconds
@@ -257,6 +269,7 @@ class Bench:
 
     async def _catch_up(self, situation: Situation) -> None:
         """Start the follower under load; measure until it is in step."""
+        await self._before(situation)
         target = await self._revision()
         await trio.to_thread.run_sync(self.cluster.start_node, self.follower)
         behind = await self.connector.connect(self.cluster.endpoint(self.follower))
@@ -276,7 +289,6 @@ class Bench:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(look)
-            self.situations.append(situation)
             await self._measure(situation, lambda: in_step)
         await behind.aclose()
         metrics = await self._metrics(self.follower)
@@ -287,6 +299,7 @@ class Bench:
     async def _compact(self) -> None:
         """Compact everything, and measure until history and log are gone."""
         situation = Situation("compacting")
+        await self._before(situation)
         before = await self._metrics(self.leader)
         await self.connection.compact(Revision(await self._revision()))
         done = False
@@ -300,7 +313,6 @@ class Bench:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(look)
-            self.situations.append(situation)
             await self._measure(situation, lambda: done)
         after = await self._metrics(self.leader)
         trimmed = after["synod_log_first_slot"] - before["synod_log_first_slot"]
@@ -323,7 +335,7 @@ def show(console: Console, bench: Bench) -> None:
         "situation",
         "took s",
         "offers/s",
-        "of alone",
+        "of before",
         "longest gap ms",
         "probe p50",
         "p99",
@@ -332,14 +344,14 @@ def show(console: Console, bench: Bench) -> None:
         table.add_column(name, justify="left" if name == "situation" else "right")
     for name in ("leader MB", "behind MB", "leader cores", "behind cores"):
         table.add_column(name, justify="right")
-    for each in bench.situations:
+    for each in (line for one in bench.situations for line in (one.before, one) if line is not None):
         probes = percentiles(each.probes_ms)
         memory = [each.memory_mb.get(name) for name in ("leader", "behind")]
         table.add_row(
             each.name,
             f"{each.seconds:.1f}",
             f"{each.rate:,.0f}",
-            f"{each.rate / bench.alone.rate:.2f}",
+            "" if each.before is None else f"{each.ratio:.2f}",
             f"{each.longest_gap_s * 1000:.0f}",
             *(f"{probes.get(name, 0):.1f}" for name in ("p50", "p99", "max")),
             *(f"{pair[0]:.0f} → {pair[1]:.0f}" if pair else "" for pair in memory),
@@ -356,15 +368,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--workers", type=int, default=4, help="messages of 100 offers in flight while measuring"
     )
-    parser.add_argument("--pause-ms", type=float, default=0.0, help="between two messages of a worker")
-    parser.add_argument("--seconds", type=float, default=10.0, help="how long `alone` is measured")
+    parser.add_argument("--pause-ms", type=float, default=20.0, help="between two messages of a worker")
+    parser.add_argument("--seconds", type=float, default=10.0, help="how long each `before` is measured")
     parser.add_argument("--only-log", action="store_true", help="end after catching up by log")
+    parser.add_argument("--keep", action="store_true", help="leave the nodes' data and logs there")
     parser.add_argument("--dir", type=Path, help="where the nodes' data goes (default: a temporary folder)")
     parser.add_argument("--json", action="store_true", help="print only the JSON")
     options = parser.parse_args(arguments)
     console = Console(stderr=options.json, width=None if sys.stdout.isatty() else 160)
     folder = Path(tempfile.mkdtemp(prefix="synod-catch-up-", dir=options.dir))
-    cluster = LocalCluster.create(folder / "cluster", nodes=3)
+    # The log is kept for a few slots only, so that what is a million revisions behind needs a snapshot.
+    retained = ("--log-slots-retained", str(LOG_SLOTS_RETAINED))
+    cluster = LocalCluster.create(folder / "cluster", nodes=3, node_args=retained)
     bench = Bench(cluster, options, console)
     try:
         with console.status("three nodes start"):
@@ -374,10 +389,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chain = check_nodes(cluster)
     finally:
         cluster.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+        if options.keep:
+            console.print(f"kept: {folder}")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
     if not options.json:
         show(console, bench)
-    lines = [each.as_json(bench.alone) for each in bench.situations]
+    lines = [each.as_json() for each in bench.situations]
     print(json.dumps({"revisions": options.revisions, "situations": lines, "chain": chain}))
     return 0
 

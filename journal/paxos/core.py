@@ -96,6 +96,8 @@ class Paxos:
         self.abstains = False
         """Set by the shell while it could not lead (its space is not there yet): then this node votes, but
         does not stand."""
+        self.sated = False
+        """Set by the shell while enough that is chosen waits to be folded: then no more is asked for."""
         self.full = False
         """Set by the shell while its disk is full but for the reserve: the leader is told."""
         self._handlers: dict[type, Callable[[NodeId, Any], None]] = {
@@ -562,6 +564,8 @@ class Paxos:
 
     def _ask(self) -> None:
         """Ask a peer for what is chosen and missing here, if it is time."""
+        if self.sated:
+            return
         anybody = self.leader is None or (self._lead is not None and self._lead.must_learn)
         if anybody or self._learner.is_lacking:
             peers = self._memberships.nodes_since(self.chosen + 1)

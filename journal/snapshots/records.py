@@ -30,6 +30,7 @@ from journal.storage.records import (
     STATE,
     SWEPT,
     family_end,
+    unseal,
 )
 from journal.types import Ballot, NodeId, Revision, Slot
 from journal.versions import SpaceReader
@@ -46,9 +47,16 @@ Record = tuple[bytes, bytes]
 
 
 def walk(view: SpaceReader, after: bytes = b"", families: Iterable[bytes] = FAMILIES) -> Iterator[Record]:
-    """Yield the records of a snapshot that follow the key ``after``, in key order."""
+    """Yield the records of a snapshot that follow the key ``after``, in key order.
+
+    History begins where compaction has come to: what it removed before is no record any more, but
+    LevelDB would pass over each removal. Raises ``RecordDamaged`` where that place cannot be read.
+    """
+    begin = after + b"\0" if after else b""
     for family in sorted(families):
-        start, stop = max(family, after + b"\0" if after else b""), family_end(family)
+        start, stop = max(family, begin), family_end(family)
+        if family == HISTORY and (swept := view.get(SWEPT)) is not None:
+            start = max(start, unseal(SWEPT, swept))
         if start < stop:
             yield from view.iterate(start, stop)
 

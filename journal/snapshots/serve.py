@@ -9,6 +9,7 @@ nobody asks for ends: the asker is told that it is gone, and begins again.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from struct import Struct
 from typing import NamedTuple
 
@@ -48,6 +49,8 @@ class Source:
         self._position: bytes | None = None
         self._ahead: Record | None = None
         self._digest = Digest()
+        self._is_read = False
+        self._is_closed = False
 
     def chunk(self, after: bytes, bytes_max: int) -> tuple[bytes, bytes]:
         """Return (packed records that follow ``after``, the packed ``End`` if they are the last).
@@ -109,9 +112,23 @@ class Source:
         round_, node = _BALLOT.unpack(unseal(PROMISED, sealed))
         return Ballot(round_, NodeId(node))
 
+    @contextmanager
+    def being_read(self) -> Iterator[Source]:
+        """While it is read, perhaps in another thread, ``close`` waits until that is done."""
+        assert not self._is_read, "one reader at a time"
+        self._is_read = True
+        try:
+            yield self
+        finally:
+            self._is_read = False
+            if self._is_closed:
+                self.close()
+
     def close(self) -> None:
-        self._records, self._ahead, self._position = iter(()), None, None
-        self._view.close()
+        self._is_closed = True
+        if not self._is_read:
+            self._records, self._ahead, self._position = iter(()), None, None
+            self._view.close()
 
 
 class Server:
@@ -134,8 +151,8 @@ class Server:
             return None
         return Source(view, state, self._first, self._window)
 
-    def answer(self, asker: NodeId, ask: SnapshotAsk, now: float) -> SnapshotChunk | SnapshotRefused:
-        """Return the answer to a question. Raises ``StorageError`` where the own storage fails."""
+    def open_for(self, asker: NodeId, ask: SnapshotAsk, now: float) -> Source | SnapshotRefused:
+        """Return the view that a question is about; ``chunk`` answers from it."""
         view, source = self._open.get(asker, (None, None))
         if source is None or view != ask.view:
             if ask.after:
@@ -151,12 +168,18 @@ class Server:
         elif not source.has_read(ask.after):
             return SnapshotRefused(ask.view, True, "the view was not read so far")
         self._used[asker] = now
+        return source
+
+    def chunk(self, source: Source, ask: SnapshotAsk) -> SnapshotChunk:
+        """Return the answer to a question. It reads much: another thread may do it. Raises ``StorageError``
+        where the own storage fails."""
         records, end = source.chunk(ask.after, self._limits.snapshot_chunk_bytes_max)
         return make_chunk(ask.view, ask.after, records, end)
 
-    def state_of(self, asker: NodeId) -> State:
-        """Return what the open view of ``asker`` is of."""
-        return self._open[asker][1].state
+    def answer(self, asker: NodeId, ask: SnapshotAsk, now: float) -> SnapshotChunk | SnapshotRefused:
+        """Return the answer to a question, at once."""
+        found = self.open_for(asker, ask, now)
+        return self.chunk(found, ask) if isinstance(found, Source) else found
 
     def caught_up(self, known: Mapping[NodeId, Slot], enough: int) -> None:
         """Give up the views of those that are known to be at ``enough`` and past the view: they need neither

@@ -3,13 +3,16 @@
 ``Storage`` is the port. LevelDB (``leveldb``) and memory (``memory``) implement it
 and pass the same contract tests; the simulator wraps the memory one in faults.
 Reads are synchronous (a LevelDB read is microseconds); a write may block on the
-disk, so it is asynchronous and is the only place where the node meets a thread.
+disk, so it is asynchronous, and so is ``aside``, for reads of unknown length: these two
+are the only places where the node meets a thread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
 
 Write = tuple[bytes, bytes | None]
 """Put (key, value), or delete (key, None)."""
@@ -60,12 +63,22 @@ class Storage(Protocol):
         """Apply one atomic batch, later entries over earlier ones."""
         ...
 
+    async def aside(self, job: Callable[[], T]) -> T:
+        """Run ``job`` where it holds nobody up, and return what it returns.
+
+        For what may take long and only reads: many records, a range from which most was deleted (LevelDB
+        passes over each deletion), the file system. It may run in another thread, beside writes: it must read
+        from a view of its own. Jobs run one at a time, in their order.
+        """
+        ...
+
     def size_bytes(self) -> int:
-        """Return the approximate space in use on disk."""
+        """Return the approximate space in use on disk. May block: call it ``aside``."""
         ...
 
     def free_bytes(self) -> int | None:
         """Return how much more the file system takes before a write fails. None: nobody can say.
+        May block: call it ``aside``.
 
         Callers ask before they write, because a write that finds the disk full cannot be undone or
         tried again: it fails like any other (``StorageFailed``), and ends the node.

@@ -21,14 +21,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import plyvel
 import trio
 
 from journal.errors import DataFolderError, DataLost, FolderDamaged, StorageFailed
-from journal.storage import Write
+from journal.storage import T, Write
 
 WRITE_BUFFER_BYTES = 32 * 1024 * 1024
 BLOCK_CACHE_BYTES = 64 * 1024 * 1024
@@ -48,6 +48,7 @@ class LevelDBStorage:
         self._path = Path(path)
         self._failed: str | None = None
         self._limiter = trio.CapacityLimiter(1)
+        self._aside = trio.CapacityLimiter(1)
         try:
             self._db = plyvel.DB(
                 str(self._path),
@@ -117,6 +118,9 @@ class LevelDBStorage:
         os.fsync(self._folder)
         if changed_ns < now_ns:  # else a change in the same tick of that clock would go unnoticed
             self._names_at_ns = changed_ns
+
+    async def aside(self, job: Callable[[], T]) -> T:
+        return await trio.to_thread.run_sync(job, limiter=self._aside)
 
     def size_bytes(self) -> int:
         size = 0

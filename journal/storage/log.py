@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from struct import Struct
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
 from journal.errors import RecordDamaged, VoteLost
@@ -52,6 +52,9 @@ from journal.storage.records import (
     unseal,
 )
 from journal.types import Ballot, NodeId, Slot
+
+if TYPE_CHECKING:
+    from journal.versions import SpaceReader
 
 _BALLOT = Struct(">QI")  # round, node
 _IDENTIFIER = Struct(">QIBI")  # ballot; whether it is a bound only; checksum of the value
@@ -254,7 +257,7 @@ def trimmed_write(slot: Slot) -> Write:
     return TRIMMED, seal(TRIMMED, NUMBER.pack(slot))
 
 
-def trimmed_slot(storage: Storage | View) -> Slot:
+def trimmed_slot(storage: SpaceReader) -> Slot:
     """Return the last slot that was trimmed; 0 where none was. Raises ``RecordDamaged``."""
     sealed = storage.get(TRIMMED)
     return Slot(0) if sealed is None else Slot(NUMBER.unpack(unseal(TRIMMED, sealed))[0])

@@ -15,7 +15,7 @@ import trio
 from sortedcontainers import SortedDict
 
 from journal.errors import StorageFailed
-from journal.storage import Write
+from journal.storage import T, Write
 
 
 class _Iterator:
@@ -102,6 +102,10 @@ class MemoryStorage:
         batch = list(writes)
         await trio.lowlevel.checkpoint()
         self.write_now(batch, sync=sync)
+
+    async def aside(self, job: Callable[[], T]) -> T:
+        await trio.lowlevel.checkpoint()
+        return job()
 
     def size_bytes(self) -> int:
         return self._bytes

@@ -81,6 +81,14 @@ def parse_members(text: str, option: str = "--members") -> tuple[tuple[int, str]
     help="Compact history older than this, while it leads. With both, what either keeps is kept.",
 )
 @click.option(
+    "--log-slots-retained",
+    type=click.IntRange(1),
+    default=4096,
+    show_default=True,
+    metavar="N",
+    help="The last N slots stay in the log whatever is compacted: who is less behind needs no snapshot.",
+)
+@click.option(
     "--http-listen",
     metavar="HOST:PORT",
     help="Where /metrics, /livez and /readyz are served. Without it: nowhere.",
@@ -127,6 +135,7 @@ def node(
     members: str,
     retain_revisions: int,
     retain_hours: float,
+    log_slots_retained: int,
     http_listen: str | None,
     alarm_disk_free_mib: int,
     disk_reserve_mib: int,
@@ -174,7 +183,9 @@ def node(
             retain_s=retain_hours * 3600,
             http_listen=parse_endpoints(http_listen, "--http-listen")[0] if http_listen else "",
             disk_free_bytes_min=alarm_disk_free_mib << 20,
-            limits=Limits(disk_reserve_bytes=disk_reserve_mib << 20),
+            limits=Limits(
+                disk_reserve_bytes=disk_reserve_mib << 20, log_slots_retained_min=log_slots_retained
+            ),
             log_level=log_level,
             log_format=log_format,
         )

@@ -13,13 +13,13 @@ of its blocks, and fails to read it.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import trio
 
 from journal.errors import StorageFailed
-from journal.storage import View, Write
+from journal.storage import T, View, Write
 from journal.storage.memory import MemoryStorage
 
 if TYPE_CHECKING:
@@ -101,6 +101,9 @@ class SimDisk:
             self.has_failed = True
             self._host.world.log(self._host.number, f"the disk fails: {error}")
             raise
+
+    async def aside(self, job: Callable[[], T]) -> T:
+        return await self.memory.aside(job)
 
     def size_bytes(self) -> int:
         return self.memory.size_bytes()

@@ -25,6 +25,7 @@ from journal.snapshots.records import End, check_chunk, unpack_records
 from journal.snapshots.restore import past
 from journal.snapshots.serve import Server
 from journal.space import Space
+from journal.state import read_state
 from journal.storage.memory import MemoryStorage
 from journal.storage.records import (
     BINDING,
@@ -81,7 +82,8 @@ def save(source: MemoryStorage, path: Path) -> Header:
             answer = server.answer(NodeId(2), SnapshotAsk(7, after), 0.0)
             assert isinstance(answer, SnapshotChunk), answer
             if header is None:
-                state = server.state_of(NodeId(2))
+                state = read_state(source)
+                assert state is not None
                 header = Header(
                     FORMAT, "old", 1, state.applied, state.revision, state.chain, state.compacted, 32, 0
                 )
