@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status demo test sim mutants chaos chaos-control check format proto bench lock clean
+.PHONY: help setup up down status demo test sim mutants chaos chaos-control check format proto bench catch-up lock clean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -70,6 +70,9 @@ proto: $(STAMP) ## Generate the stubs from protos/ again
 
 bench: $(STAMP) ## Measure beside etcd in the same run; CASE=lone measures one row
 	@$(BIN)/python -m scripts.bench $(CASE) $(ARGS)
+
+catch-up: $(STAMP) ## Measure what a node a million revisions behind, and compaction, cost the cluster
+	@$(BIN)/python -m scripts.catch_up $(ARGS)
 
 lock: ## Pin the newest versions that pyproject.toml allows (needs uv)
 	uv pip compile pyproject.toml --upgrade --python-version 3.11 --generate-hashes --quiet \

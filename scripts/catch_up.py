@@ -53,9 +53,35 @@ from synod.local_state import HTTP_PORT_ABOVE
 MESSAGE_OFFERS = 100
 FILL_WORKERS = 16
 LOG_SLOTS_RETAINED = 64
+COMPACTIONS = 5
+SITUATIONS = ("log", "compacting", "snapshot")
 LOOK_INTERVAL_S = 0.1
 IN_STEP_SLOTS = 32
 """A node that is no further behind than its window is in step: it gets what is proposed, not what was."""
+
+
+class Watch:
+    """Memory and processor time of processes, sampled until it is told to stop."""
+
+    def __init__(self, processes: dict[str, int]) -> None:
+        self._processes = {name: psutil.Process(pid) for name, pid in processes.items()}
+        self._cpu = self._seconds()
+        self.memory_mb = {name: (mb, mb) for name, mb in self._resident().items()}
+
+    def _seconds(self) -> dict[str, float]:
+        times = {name: process.cpu_times() for name, process in self._processes.items()}
+        return {name: used.user + used.system for name, used in times.items()}
+
+    def _resident(self) -> dict[str, float]:
+        return {name: process.memory_info().rss / 1e6 for name, process in self._processes.items()}
+
+    def look(self) -> None:
+        for name, mb in self._resident().items():
+            began, most = self.memory_mb[name]
+            self.memory_mb[name] = began, max(most, mb)
+
+    def cpu_s(self) -> dict[str, float]:
+        return {name: now - self._cpu[name] for name, now in self._seconds().items()}
 
 
 @dataclass(slots=True)
@@ -69,13 +95,31 @@ class Situation:
     probes_ms: list[float] = field(default_factory=list)
     memory_mb: dict[str, tuple[float, float]] = field(default_factory=dict)
     """By process: resident at the beginning, and at most."""
-    cores: dict[str, float] = field(default_factory=dict)
+    cpu_s: dict[str, float] = field(default_factory=dict)
+    """By process: processor time used."""
     facts: dict[str, Any] = field(default_factory=dict)
     before: Situation | None = None
 
     @property
     def ratio(self) -> float:
         return self.rate / self.before.rate if self.before is not None and self.before.rate else math.nan
+
+    def add(self, offers: int, seconds: float, longest_gap_s: float) -> None:
+        """Count a stretch of time in."""
+        self.offers += offers
+        self.seconds += seconds
+        self.longest_gap_s = max(self.longest_gap_s, longest_gap_s)
+
+    def add_use(self, watch: Watch) -> None:
+        for name, (began, most) in watch.memory_mb.items():
+            there = self.memory_mb.get(name, (began, most))
+            self.memory_mb[name] = there[0], max(there[1], most)
+        for name, seconds in watch.cpu_s().items():
+            self.cpu_s[name] = self.cpu_s.get(name, 0.0) + seconds
+
+    @property
+    def cores(self) -> dict[str, float]:
+        return {name: used / self.seconds for name, used in self.cpu_s.items()} if self.seconds else {}
 
     @property
     def rate(self) -> float:
@@ -143,30 +187,6 @@ class Load:
             await trio.sleep(0.01)
 
 
-class Watch:
-    """Memory and processor time of processes, sampled until it is told to stop."""
-
-    def __init__(self, processes: dict[str, int]) -> None:
-        self._processes = {name: psutil.Process(pid) for name, pid in processes.items()}
-        self._cpu = self._seconds()
-        self.memory_mb = {name: (mb, mb) for name, mb in self._resident().items()}
-
-    def _seconds(self) -> dict[str, float]:
-        times = {name: process.cpu_times() for name, process in self._processes.items()}
-        return {name: used.user + used.system for name, used in times.items()}
-
-    def _resident(self) -> dict[str, float]:
-        return {name: process.memory_info().rss / 1e6 for name, process in self._processes.items()}
-
-    def look(self) -> None:
-        for name, mb in self._resident().items():
-            began, most = self.memory_mb[name]
-            self.memory_mb[name] = began, max(most, mb)
-
-    def cores(self, seconds: float) -> dict[str, float]:
-        return {name: (now - self._cpu[name]) / seconds for name, now in self._seconds().items()}
-
-
 Ended = Callable[[], bool]
 
 
@@ -194,14 +214,16 @@ class Bench:
             self.connection = connection
             self.load = Load(connection, options.workers, options.keys, options.value_bytes)
             cluster.kill_node(self.follower)
-            await self._fill()
-            await self._catch_up(Situation("by log"))
-            if options.only_log:
-                return
-            cluster.kill_node(self.follower)
-            await self._fill()
-            await self._compact()
-            await self._catch_up(Situation("by snapshot"))
+            if "log" in options.situations:
+                await self._fill()
+                await self._catch_up(Situation("by log"))
+                cluster.kill_node(self.follower)
+            if "compacting" in options.situations or "snapshot" in options.situations:
+                await self._fill()
+                await self._compact()
+            if "snapshot" in options.situations:
+                await self._catch_up(Situation("by snapshot"))
+            await trio.to_thread.run_sync(cluster.start_node, self.follower)
 
     async def _fill(self) -> None:
         began, target = trio.current_time(), await self._revision() + self.options.revisions
@@ -224,10 +246,11 @@ class Bench:
     async def _revision(self) -> int:
         return (await self.connection.get([], at=None, consistency=LOCAL)).revision
 
-    async def _before(self, situation: Situation) -> None:
-        situation.before = Situation("before")
-        await self._measure(situation.before, self._after(self.options.seconds))
-        self.situations.append(situation)
+    async def _before(self, situation: Situation, seconds: float) -> None:
+        if situation.before is None:
+            situation.before = Situation("before")
+            self.situations.append(situation)
+        await self._measure(situation.before, self._after(seconds))
 
     def _after(self, seconds: float) -> Ended:
         ends_at = trio.current_time() + seconds
@@ -260,16 +283,14 @@ class Bench:
                 while not ended():
                     await trio.sleep(LOOK_INTERVAL_S)
                     watch.look()
-                situation.offers = load.offers
-                situation.seconds = trio.current_time() - began
-                silence = trio.current_time() - load.acknowledged_at
-                situation.longest_gap_s = max(load.longest_gap_s, silence)
-                situation.memory_mb, situation.cores = watch.memory_mb, watch.cores(situation.seconds)
+                now = trio.current_time()
+                situation.add(load.offers, now - began, max(load.longest_gap_s, now - load.acknowledged_at))
+                situation.add_use(watch)
                 nursery.cancel_scope.cancel()
 
     async def _catch_up(self, situation: Situation) -> None:
         """Start the follower under load; measure until it is in step."""
-        await self._before(situation)
+        await self._before(situation, self.options.seconds)
         target = await self._revision()
         await trio.to_thread.run_sync(self.cluster.start_node, self.follower)
         behind = await self.connector.connect(self.cluster.endpoint(self.follower))
@@ -297,29 +318,31 @@ class Bench:
         situation.facts["caught_up_per_s"] = round(situation.facts["behind_at_first"] / situation.seconds)
 
     async def _compact(self) -> None:
-        """Compact everything, and measure until history and log are gone."""
+        """Compact everything, and measure until history and log are gone: in parts, between which the load
+        runs alone, so that what else the machine does is in both."""
         situation = Situation("compacting")
-        await self._before(situation)
         before = await self._metrics(self.leader)
-        await self.connection.compact(Revision(await self._revision()))
+        first, last = int(before["synod_compacted_revision"]), await self._revision()
+        for part in range(1, COMPACTIONS + 1):
+            await self._before(situation, self.options.seconds / 2)
+            await self.connection.compact(Revision(first + (last - first) * part // COMPACTIONS))
+            await self._until_compacted(situation)
+        after = await self._metrics(self.leader)
+        for name, metric in (("slots_trimmed", "log_first_slot"), ("compacted", "compacted_revision")):
+            situation.facts[name] = int(after[f"synod_{metric}"] - before[f"synod_{metric}"])
+
+    async def _until_compacted(self, situation: Situation) -> None:
         done = False
 
         async def look() -> None:
             nonlocal done
             while not done:
-                metrics = await self._metrics(self.leader)
-                done = not metrics["synod_compacting"]
+                done = not (await self._metrics(self.leader))["synod_compacting"]
                 await trio.sleep(LOOK_INTERVAL_S)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(look)
             await self._measure(situation, lambda: done)
-        after = await self._metrics(self.leader)
-        trimmed = after["synod_log_first_slot"] - before["synod_log_first_slot"]
-        situation.facts["slots_trimmed"] = int(trimmed)
-        situation.facts["revisions_compacted"] = int(
-            after["synod_compacted_revision"] - before["synod_compacted_revision"]
-        )
 
     async def _metrics(self, node: int) -> dict[str, float]:
         host, _colon, port = self.cluster.endpoint(node).rpartition(":")
@@ -370,7 +393,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--pause-ms", type=float, default=20.0, help="between two messages of a worker")
     parser.add_argument("--seconds", type=float, default=10.0, help="how long each `before` is measured")
-    parser.add_argument("--only-log", action="store_true", help="end after catching up by log")
+    parser.add_argument(
+        "--situations", nargs="+", choices=SITUATIONS, default=SITUATIONS, help="which of them (default: all)"
+    )
     parser.add_argument("--keep", action="store_true", help="leave the nodes' data and logs there")
     parser.add_argument("--dir", type=Path, help="where the nodes' data goes (default: a temporary folder)")
     parser.add_argument("--json", action="store_true", help="print only the JSON")
