@@ -94,6 +94,7 @@ def stops(members: Sequence[Member], goal: Goal, short: int, limit: int = STOPS_
 
     ``short``: tasks that are wanted and have no room. Those that are stopping already will make
     some, so only for the others healthy ones are given up, and never below the minimum.
+    What is not healthy goes at once, for it serves nobody.
     """
     active = [member for member in members if member.active]
     kept = [member for member in active if keeps(member, goal)]
@@ -101,14 +102,18 @@ def stops(members: Sequence[Member], goal: Goal, short: int, limit: int = STOPS_
     healthy = sum(member.healthy for member in active)
     budget = max(0, healthy - goal.minimum)
     short = max(0, short - (len(members) - len(active)))
-    chosen = [member for member in leavers if not member.healthy]
+    useless = [member for member in active if not member.healthy]
+    if healthy < goal.minimum:
+        # Who is away may well run and serve: it is given up only where the others are enough.
+        useless = [member for member in useless if member.phase is not Phase.AWAY]
+    chosen = [member for member in leavers if member in useless]
     left = [member for member in leavers if member.healthy and not member.protected]
     wanted = max(0, min(len(left), budget, max(healthy - goal.desired, short)))
     chosen += _crowded_first(left, active, min(wanted, limit))
     budget -= wanted
     excess = len(kept) - goal.desired
     if excess > 0:
-        idle = [member for member in kept if not member.healthy]
+        idle = [member for member in kept if member in useless]
         chosen += _crowded_first(idle, kept, min(excess, len(idle), limit))
         busy = [member for member in kept if member.healthy and not member.protected]
         chosen += _crowded_first(busy, kept, min(excess - min(excess, len(idle)), budget, limit))
@@ -158,8 +163,10 @@ def daemon(members: Sequence[Member], goal: Goal, eligible: Sequence[str]) -> Da
             keepers.add(member.instance)
         else:
             leavers.append(member)
-    budget = max(0, sum(member.healthy for member in members) - goal.minimum)
-    stop = [member for member in leavers if not member.healthy]
+    healthy = sum(member.healthy for member in members)
+    budget = max(0, healthy - goal.minimum)
+    enough = healthy >= goal.minimum
+    stop = [m for m in leavers if not m.healthy and (enough or m.phase is not Phase.AWAY)]
     stop += [member for member in leavers if member.healthy and not member.protected][:budget]
     start = [instance for instance in eligible if instance not in taken]
     return DaemonMoves(tuple(start), tuple(stop[:STOPS_MAX]))

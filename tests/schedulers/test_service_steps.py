@@ -76,8 +76,20 @@ def test_healthy_tasks_are_given_up_only_for_room_and_only_to_the_minimum() -> N
 
 def test_what_is_not_healthy_goes_first_and_at_once() -> None:
     goal = Goal(primary="new", desired=3, minimum=3, maximum=6)
-    old = [member(0, Phase.PENDING, "old"), member(1, deployment="old"), member(2, Phase.AWAY, "old")]
+    old = [member(0, Phase.PENDING, "old"), member(1, deployment="old"), member(2, Phase.UNHEALTHY, "old")]
     assert {m.id for m in stops(old, goal, short=0)} == {"t0", "t2"}
+
+
+def test_who_is_away_may_well_serve_and_is_given_up_only_where_the_others_are_enough() -> None:
+    """Found by chaos: an agent was away for a moment, and its running tasks were stopped for nothing."""
+    goal = Goal(primary="new", desired=3, minimum=3, maximum=6)
+    away = [member(n, Phase.AWAY, "old") for n in range(2)]
+    assert stops([*away, member(7, deployment="old")], goal, short=0) == []
+    assert set(stops([*away, *(member(n) for n in range(5, 8))], goal, short=0)) == set(away)
+    fewer = Goal(primary="new", desired=1, minimum=1, maximum=2)
+    mine = [member(n, Phase.AWAY) for n in range(3)]
+    assert stops(mine, fewer, short=0) == []
+    assert len(stops([*mine, member(9)], fewer, short=0)) == 3
 
 
 def test_scaling_down_takes_from_the_most_crowded_zone_then_the_newest() -> None:

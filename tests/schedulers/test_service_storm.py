@@ -169,12 +169,29 @@ def test_planted_steps_that_stand_on_nothing_are_caught() -> None:
     assert any("are wanted" in text or "the maximum is" in text for text in caught(range(4), plant))
 
 
-def test_planted_rounding_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("schedulers.service.view.minimum_healthy", lambda d, p: d * p // 100)
-    monkeypatch.setattr("schedulers.service.view.maximum_live", lambda d, p: -(-d * p // 100))
-    found = caught(range(6), lambda _here: None)
-    assert any("the maximum is" in text for text in found), found
-    assert any("the minimum is" in text for text in found), found
+@pytest.mark.parametrize(
+    ("bound", "planted", "percents", "text"),
+    [
+        ("minimum_healthy", lambda d, p: d * p // 100, (50, 100), "the minimum is 2"),
+        ("maximum_live", lambda d, p: -(-d * p // 100), (100, 150), "the maximum is 4"),
+    ],
+)
+def test_planted_rounding_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+    bound: str,
+    planted: Callable[[int, int], int],
+    percents: tuple[int, int],
+    text: str,
+) -> None:
+    monkeypatch.setattr(f"schedulers.service.view.{bound}", planted)
+    here = ServiceWorld(0)
+    for number in range(3):
+        here.add_instance(f"i{number}")
+    here.create(desired=3, minimum=percents[0], maximum=percents[1])
+    here.run_until(here.steady, 30)
+    here.update(definition=here.define())
+    with pytest.raises(AssertionError, match=text):
+        here.run_until(here.steady, 120)
 
 
 def test_planted_replacement_without_grace_for_who_stops_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
