@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cluster.feasible import Judge, Need, need_of
-from cluster.records import Service, TaskDefinition
+from cluster.query import QueryInvalid
+from cluster.records import PlacementStrategy, Service, StrategyType, TaskDefinition
 from cluster.state import ClusterState
-from schedulers.placement import ZONE_SPREAD, Request, place
+from schedulers.placement import ZONE_SPREAD, Request, StrategyInvalid, place
+
+SPREAD = (*ZONE_SPREAD, PlacementStrategy(type=StrategyType.SPREAD, field="instanceId"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +35,18 @@ def choose(
 ) -> Chosen:
     """Choose instances for ``count`` more tasks of a service, as far as there is room.
 
-    A service that names no strategy is spread over zones, as ECS does.
+    A service that names no strategy is spread over zones, as ECS does, and within a zone over instances.
     """
     request = Request(
         cluster=cluster,
         need=_need(service, definition),
         count=count,
-        strategy=service.placement_strategy or ZONE_SPREAD,
+        strategy=service.placement_strategy or SPREAD,
     )
-    plan = place(state, request, rng)
+    try:
+        plan = place(state, request, rng)
+    except (QueryInvalid, StrategyInvalid) as error:
+        return Chosen((), str(error))
     return Chosen(plan.placements, plan.why if plan.unplaced else "", plan.alone)
 
 
@@ -48,7 +54,10 @@ def eligible(
     state: ClusterState, cluster: str, service: Service, definition: TaskDefinition
 ) -> Sequence[str]:
     """Return the instances that a DAEMON service wants a task on, whatever room they have."""
-    judge = Judge(state, _need(service, definition))
+    try:
+        judge = Judge(state, _need(service, definition))
+    except QueryInvalid:
+        return []
     return [view.id for view in state.instances(cluster) if judge.belongs(view) is None]
 
 

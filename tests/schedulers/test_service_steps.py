@@ -192,6 +192,25 @@ def test_what_has_no_room_waits_for_it_and_says_why_once() -> None:
     here.run_until(here.steady, SOON_S)
 
 
+def test_tasks_are_spread_over_zones_and_then_over_instances_and_stay_so() -> None:
+    here = world(9)
+    zones = {f"i{n}": "abc"[n % 3] for n in range(9)}
+
+    def spread() -> dict[str, int]:
+        return dict(Counter(zones[view.instance] for view in here.running()))
+
+    here.create(desired=6)
+    here.run_until(here.steady, SOON_S)
+    assert spread() == {"a": 2, "b": 2, "c": 2}
+    assert max(Counter(view.instance for view in here.running()).values()) == 1
+    here.update(definition=here.define())
+    here.run_until(here.steady, SOON_S)
+    assert spread() == {"a": 2, "b": 2, "c": 2}
+    here.update(desired=3)
+    here.run_until(here.steady, SOON_S)
+    assert spread() == {"a": 1, "b": 1, "c": 1}
+
+
 # -- instances --------------------------------------------------------------------------------------
 
 
