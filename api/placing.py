@@ -12,6 +12,9 @@ from cluster.records import PlacementConstraint, PlacementStrategy, Task, TaskDe
 from cluster.state import ClusterState
 from schedulers.placement import Request, StrategyInvalid, place
 
+FAILURES_MAX = 100
+"""Failures of one answer: of more instances that refuse, the first by id are told."""
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:
@@ -41,7 +44,8 @@ def choose(
     failures = []
     if plan.unplaced:
         failures = [
-            TokenFailure(instance=i, reason=r.code, detail=r.reason) for i, r in sorted(plan.refused.items())
+            TokenFailure(instance=i, reason=r.code, detail=r.reason)
+            for i, r in sorted(plan.refused.items())[:FAILURES_MAX]
         ]
         failures = failures or [TokenFailure(reason="No Container Instances were found in your cluster.")]
     return Placement(plan.placements, tuple(failures), plan.alone)

@@ -8,6 +8,7 @@ from api.calls import Call
 from api.present import maps, tags
 from cluster.records import Deployment, RolloutState, Service, ServiceStatus
 from cluster.state import Phase, ServiceView
+from schedulers.service.placing import eligible
 
 __all__ = ["maps", "service"]
 
@@ -24,6 +25,7 @@ def service(call: Call, view: ServiceView, *, with_tags: bool = False) -> dict[s
         taskDefinition=call.arns.definition(record.task_definition),
         runningCount=sum(running for running, _ in tasks.values()),
         pendingCount=sum(pending for _, pending in tasks.values()),
+        desiredCount=desired(call, view),
         deploymentConfiguration=_configuration(record),
         deploymentController={"type": "ECS"},
         deployments=_deployments(call, view, tasks),
@@ -39,6 +41,15 @@ def service(call: Call, view: ServiceView, *, with_tags: bool = False) -> dict[s
         tags=tags(record.tags) if with_tags else [],
     )
     return shown
+
+
+def desired(call: Call, view: ServiceView) -> int:
+    """Return how many tasks a service should have; a DAEMON one has one on each instance that is meant."""
+    record = view.service
+    if record.is_replica or record.status is not ServiceStatus.ACTIVE:
+        return record.desired_count
+    at = call.state.definition(record.task_definition)
+    return len(eligible(call.state, view.cluster, record, at.record)) if at else 0
 
 
 def _counts(call: Call, view: ServiceView) -> dict[str, tuple[int, int]]:
@@ -74,7 +85,7 @@ def _deployment(
         "id": record.id,
         "status": "PRIMARY" if primary else "ACTIVE",
         "taskDefinition": call.arns.definition(record.task_definition),
-        "desiredCount": view.service.desired_count if primary else 0,
+        "desiredCount": desired(call, view) if primary else 0,
         "pendingCount": pending,
         "runningCount": running,
         "failedTasks": progress.failed_tasks if progress else 0,

@@ -21,7 +21,7 @@ REGION_DEFAULT = "us-east-1"
         "aws ecs --endpoint-url http://127.0.0.1:8400 list-clusters",
         "",
         "aws-cli and boto3 want some region and keys; any will do:",
-        "export AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=any AWS_SECRET_ACCESS_KEY=any",
+        "export AWS_DEFAULT_REGION=us-east-1 AWS_ACCESS_KEY_ID=any AWS_SECRET_ACCESS_KEY=any",
         "export AWS_ENDPOINT_URL_ECS=http://127.0.0.1:8400",
     ),
 )

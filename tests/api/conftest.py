@@ -19,7 +19,7 @@ from tests.api.world import DEADLINE_S, ZONES, Ecs, Served, address_of, client_o
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("api")
-    cluster = LocalCluster.create(folder / "cluster", nodes=3, agents=0)
+    cluster = LocalCluster.create(folder / "cluster", nodes=3, agents=0, schedulers=1)
     processes: list[subprocess.Popen[bytes]] = []
     try:
         cluster.start()

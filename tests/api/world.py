@@ -113,7 +113,7 @@ def aws(served: Served, *arguments: str, code: int = 0) -> str:
         "PATH": os.environ["PATH"],
         "HOME": str(served.cluster.folder),
         "AWS_ENDPOINT_URL_ECS": f"http://{served.endpoints[0]}",
-        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_ACCESS_KEY_ID": "any",
         "AWS_SECRET_ACCESS_KEY": "any",
         "AWS_PAGER": "",
