@@ -281,7 +281,9 @@ def _say_where(cluster: LocalCluster, quiet: bool) -> None:
     click.echo(f"                          synod run{where} -- sh -c 'echo hello; sleep 60'")
     if cluster.api_endpoint:
         click.echo("The ECS API, with aws-cli or boto3 (any keys and region will do):")
-        click.echo(f"  export AWS_ENDPOINT_URL_ECS=http://{cluster.api_endpoint} AWS_DEFAULT_REGION=us-east-1")
+        click.echo(
+            f"  export AWS_ENDPOINT_URL_ECS=http://{cluster.api_endpoint} AWS_DEFAULT_REGION=us-east-1"
+        )
         click.echo("  export AWS_ACCESS_KEY_ID=any AWS_SECRET_ACCESS_KEY=any")
         click.echo("  aws ecs list-container-instances")
     click.echo("Ctrl-C stops the cluster; its data stays.")
