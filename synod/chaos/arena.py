@@ -29,6 +29,7 @@ from journal.rpc.connection import GrpcConnector
 from journal.types import NodeId
 from synod.chaos.clients import ClientFailed, ClientProcess
 from synod.chaos.disk import SmallDisk
+from synod.chaos.fuse.disk import FuseDisk
 from synod.chaos.network import CLIENTS, Cuts, Network, inside
 from synod.chaos.network import endpoint as place_of
 from synod.history import Recorder
@@ -88,6 +89,7 @@ class Arena:
         *,
         network: Network | None = None,
         disks: Mapping[int, SmallDisk] | None = None,
+        fuse: Mapping[int, FuseDisk] | None = None,
         say: Callable[[str], None] = print,
         prefix: str = "",
     ) -> None:
@@ -95,6 +97,8 @@ class Arena:
         self.cluster = cluster
         self.network = network
         self.disks = dict(disks or {})
+        self.fuse = dict(fuse or {})
+        """The disks in userspace, by node."""
         self.recorder = Recorder(folder / f"{prefix}chaos.jsonl", foreign_any=network is None)
         self.clients: list[ClientProcess] = []
         self.problems: list[str] = []
@@ -102,7 +106,7 @@ class Arena:
         self.down: set[int] = set()
         self.paused: set[int] = set()
         self.may_end: set[int] = set()
-        """Nodes that may end by themselves now, with ``STORAGE_FAILED``: their disk is full."""
+        """Nodes that may end by themselves now, with ``STORAGE_FAILED``: their disk is full, or fails."""
         self.said: dict[int, NodeStatus] = {}
         self.compacted = 0
         self.active: dict[int, str] = {}
@@ -205,6 +209,8 @@ class Arena:
             await trio.to_thread.run_sync(self.network.heal)
         for disk in self.disks.values():
             disk.empty()
+        for each in self.fuse.values():
+            await trio.to_thread.run_sync(each.heal)
         for node in sorted(self.paused):
             await self.resume(node)
         running = self.cluster.running()
@@ -354,7 +360,7 @@ class Arena:
         self.down.add(node)
         code = self.cluster.exit_code(f"node-{node}")
         if node in self.may_end and code == STORAGE_FAILED:
-            self.recorder.note(f"node {node} ended because its disk is full")
+            self.recorder.note(f"node {node} ended because of its disk, as it must")
             return
         tail = "\n".join(f"    {line[:300]}" for line in _last(self.cluster.log(f"node-{node}")))
         self.problem(f"node {node} ended by itself with exit code {code}:\n{tail}")
@@ -445,6 +451,8 @@ class Arena:
             client.kill()
         self.recorder.close()
         self._samples.close()
+        for disk in self.fuse.values():
+            disk.unmount()
 
 
 def clients_cut(nodes: Sequence[int]) -> dict[tuple[int, int], float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from itertools import product
 
 import trio
@@ -15,6 +16,9 @@ from synod.chaos.schedule import Fault, Round
 from synod.local import LocalClusterError
 
 FLAPS_MAX = 40
+END_TIMEOUT_S = 5.0
+"""A node whose disk has failed must have ended after so long."""
+END_LOOK_S = 0.05
 
 
 async def inflict(arena: Arena, fault: Fault) -> None:
@@ -192,6 +196,70 @@ async def _disk_full(arena: Arena, fault: Fault, nodes: list[int]) -> None:
             arena.may_end.discard(node)
 
 
+async def _power_loss(arena: Arena, fault: Fault, nodes: list[int]) -> None:
+    """The power of these nodes goes at once: with it goes what was not synced, where their disks know."""
+    keep = fault.facts["keep"]
+    left = "the last write to each file is torn" if keep == "torn" else "all that was not synced is lost"
+    with arena.fault(fault.kind, f"the power of {_names(nodes)} goes: {left}", nodes):
+        for node in nodes:
+            await arena.kill(node)
+        for node in nodes:
+            if node in arena.fuse:
+                seed = fault.facts["seed"] + node
+                await trio.to_thread.run_sync(arena.fuse[node].lose_power, keep, seed)
+        await trio.sleep(fault.for_s)
+        for node in nodes:
+            await arena.start(node)
+
+
+def _on_fuse(arena: Arena, nodes: list[int]) -> int | None:
+    """Return the node that is meant, or another one whose disk can be told to fail."""
+    able = [node for node in [*nodes, *arena.nodes] if node in arena.fuse and node in arena.nodes]
+    return able[0] if able else None
+
+
+async def _disk_error(arena: Arena, fault: Fault, nodes: list[int]) -> None:
+    """One sync or write fails: the node must end at once, with the exit code that says so, and try nothing
+    again. It is started when its disk is well."""
+    node, operation = _on_fuse(arena, nodes), fault.facts["operation"]
+    if node is None or node in arena.down:
+        return
+    disk, pid = arena.fuse[node], arena.cluster.pid(node)
+    before = (await trio.to_thread.run_sync(disk.look))["counts"]
+    with arena.fault(fault.kind, f"a {operation} to the disk of node {node} fails (EIO)", [node]):
+        arena.may_end.add(node)
+        await trio.to_thread.run_sync(partial(disk.fail, operation, files="*.log", times=1))
+        await trio.sleep(fault.for_s)
+        seen = await trio.to_thread.run_sync(disk.look)
+        failed = f"failed {operation}"
+        if seen["counts"].get(failed, 0) > before.get(failed, 0):
+            await _must_end(arena, node, pid)
+        if seen["after_failed_sync"]:
+            arena.problem(f"node {node} went on after a sync had failed: {seen['after_failed_sync'][:5]}")
+        await trio.to_thread.run_sync(disk.heal)
+        if f"node-{node}" not in arena.cluster.running():
+            await arena.start(node)
+        arena.may_end.discard(node)
+
+
+async def _must_end(arena: Arena, node: int, pid: int | None) -> None:
+    for _ in range(int(END_TIMEOUT_S / END_LOOK_S)):
+        if arena.cluster.pid(node) != pid or node in arena.paused:
+            return
+        await trio.sleep(END_LOOK_S)
+    arena.problem(f"node {node} goes on, {END_TIMEOUT_S:g} s after its disk has failed")
+
+
+async def _slow_disk(arena: Arena, fault: Fault, nodes: list[int]) -> None:
+    node, slow_s = _on_fuse(arena, nodes), fault.facts["slow_s"]
+    if node is None:
+        return
+    with arena.fault(fault.kind, f"each sync of node {node} takes {slow_s:g} s more", [node]):
+        await trio.to_thread.run_sync(arena.fuse[node].slow, "sync", slow_s)
+        await trio.sleep(fault.for_s)
+        await trio.to_thread.run_sync(arena.fuse[node].heal)
+
+
 async def _kill_client(arena: Arena, fault: Fault, nodes: list[int]) -> None:
     """A client dies; another one takes up its kinds. Nobody may have to wait for the dead one."""
     client = arena.kill_client(fault.facts["number"])
@@ -241,6 +309,9 @@ _KINDS: dict[str, Callable[[Arena, Fault, list[int]], Awaitable[None]]] = {
     "compact": _compact,
     "disk-full": _disk_full,
     "members": _members,
+    "power-loss": _power_loss,
+    "disk-error": _disk_error,
+    "slow-disk": _slow_disk,
 }
 
 

@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from synod.chaos import faults
 from synod.chaos.arena import Arena, ChaosCluster, NoProgress, first_of
 from synod.chaos.clients import ClientFailed
 from synod.chaos.disk import SmallDisk
+from synod.chaos.fuse.disk import FuseDisk, FuseMissing, python
 from synod.chaos.judge import Verdict, judge
 from synod.chaos.network import ChaosImpossible, Network, enclosed, endpoint, require
 from synod.chaos.page import write_page
@@ -55,6 +56,7 @@ class Options:
     nodes: int
     folder: Path
     kinds: tuple[str, ...]
+    fuse: str = "auto"
 
     def command(self) -> str:
         """Return what to type to run this again."""
@@ -70,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if os.environ.get(INSIDE) != "1":
         try:
             require()
-        except ChaosImpossible as impossible:
+            options, without = with_or_without_fuse(options)
+        except (ChaosImpossible, FuseMissing) as impossible:
             print(f"chaos: {impossible}", file=sys.stderr)
             return EXIT_IMPOSSIBLE
         if options.folder.exists() and any(options.folder.iterdir()):
@@ -79,12 +82,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ[INSIDE] = "1"
         source = str(Path(__file__).resolve().parents[2])
         os.environ["PYTHONPATH"] = source
+        if without:
+            print(f"chaos: without {', '.join(without[0])}: {without[1]}", file=sys.stderr)
         again = [*given, "--seed", str(options.seed), "--dir", str(options.folder)]
+        again += ["--kinds", ",".join(options.kinds)]
         command = enclosed([sys.executable, "-P", "-m", "synod.chaos", *again])
         sys.stdout.flush()
         os.execvp(command[0], command)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     return _run_inside(options)
+
+
+def with_or_without_fuse(
+    options: Options,
+) -> tuple[Options, tuple[list[str], str] | None]:
+    """Leave out the kinds that need FUSE where there is none and none was asked for; return why as well.
+
+    Raises ``FuseMissing``.
+    """
+    needing = [kind for kind in options.kinds if BY_NAME[kind].fuse]
+    if not needing:
+        return options, None
+    try:
+        python()
+    except FuseMissing as missing:
+        if options.fuse == "yes" or len(needing) == len(options.kinds):
+            raise
+        rest = tuple(kind for kind in options.kinds if kind not in needing)
+        return replace(options, kinds=rest), (needing, str(missing))
+    return options, None
 
 
 def _parse(arguments: list[str]) -> Options:
@@ -93,20 +119,28 @@ def _parse(arguments: list[str]) -> Options:
     parser.add_argument("--seed", default="", help="draws what happens; default: a new one")
     parser.add_argument("--nodes", type=int, default=3, choices=[3, 5, 7])
     parser.add_argument("--dir", default="", help="where the report goes; default: a new folder in /tmp")
-    parser.add_argument("--kinds", default=",".join(faults.kinds()), help="kinds of faults, with commas")
+    parser.add_argument("--kinds", default="", help="kinds of faults, with commas; default: all")
+    parser.add_argument(
+        "--fuse",
+        choices=["auto", "yes", "no"],
+        default="auto",
+        help="whether nodes have disks in userspace that lose power and fail; auto: where there is FUSE",
+    )
     o = parser.parse_args(arguments)
     try:
         seed = int(o.seed) if o.seed else random.SystemRandom().randrange(10**6)
     except ValueError:
         parser.error(f"--seed: {o.seed!r} is no whole number")
     kinds = tuple(o.kinds.split(","))
+    if not o.kinds:
+        kinds = tuple(kind for kind in faults.kinds() if o.fuse != "no" or not BY_NAME[kind].fuse)
     if unknown := [kind for kind in kinds if kind not in set(faults.kinds())]:
         parser.error(f"--kinds: there is no kind {unknown[0]!r}: {', '.join(faults.kinds())}")
     if not 0.1 <= o.minutes <= 600:
         parser.error("--minutes: between 0.1 and 600")
     name = time.strftime(f"synod-chaos-%Y%m%d-%H%M%S-seed-{seed}")
     folder = Path(o.dir) if o.dir else Path("/tmp") / name
-    return Options(o.minutes * 60, seed, o.nodes, folder.absolute(), kinds)
+    return Options(o.minutes * 60, seed, o.nodes, folder.absolute(), kinds, o.fuse)
 
 
 def _run_inside(options: Options) -> int:
@@ -122,21 +156,28 @@ def _run_inside(options: Options) -> int:
     cluster.in_network = True
     for node in nodes:
         cluster.set_clock(node, 0.0)
-    disks = {}
+    disks: dict[int, SmallDisk] = {}
+    fuse: dict[int, FuseDisk] = {}
     if "disk-full" in options.kinds:
         node = random.Random(options.seed).choice(nodes)
         disks[node] = SmallDisk(options.folder / f"disk-{node}")
         disks[node].mount()
-        cluster.disks = {node: disks[node].folder}
-    arena = Arena(options.folder, cluster, network=network, disks=disks, say=_say)
+    if any(BY_NAME[kind].fuse for kind in options.kinds):
+        for node in [node for node in nodes if node not in disks]:
+            folder = options.folder / f"disk-{node}"
+            fuse[node] = FuseDisk(folder, log=options.folder / f"disk-{node}.log")
+    cluster.disks = {each: disk.folder for each, disk in disks.items()} | {
+        each: disk.folder for each, disk in fuse.items()
+    }
+    arena = Arena(options.folder, cluster, network=network, disks=disks, fuse=fuse, say=_say)
     try:
         facts = trio.run(_run, arena, options)
         print("chaos: judging")
         sys.stdout.flush()
         verdict = judge(arena.files(), arena.problems)
     finally:
-        arena.close()
         cluster.kill_all()
+        arena.close()
     _leave(arena, options, verdict, facts)
     return 0 if verdict.ok else EXIT_FAILED
 
@@ -192,7 +233,8 @@ def _leave(arena: Arena, options: Options, verdict: Verdict, facts: dict[str, An
         "counts": verdict.counts,
         "rules": verdict.rules,
         "clients": {name: kind for client in arena.clients for name, kind in client.names().items()},
-        "disks": {str(node): disk.kind for node, disk in arena.disks.items()},
+        "disks": {str(node): disk.kind for node, disk in arena.disks.items()}
+        | {str(node): "in userspace" for node in arena.fuse},
         **facts,
     }
     (options.folder / "run.json").write_text(json.dumps(about, indent=2) + "\n")

@@ -32,6 +32,8 @@ class Kind:
     """It is mild enough to go on beside another kind."""
     network: bool = False
     """It needs nodes in namespaces of their own."""
+    fuse: bool = False
+    """It needs nodes on disks in userspace (``synod.chaos.fuse``)."""
 
 
 KINDS = (
@@ -53,6 +55,9 @@ KINDS = (
     Kind("compact", (0.2, 0.5), beside=True),
     Kind("disk-full", (2.0, 5.0), network=True),
     Kind("members", (2.0, 5.0), network=True),
+    Kind("power-loss", (0.0, 2.0), network=True, fuse=True),
+    Kind("disk-error", (1.0, 4.0), beside=True, network=True, fuse=True),
+    Kind("slow-disk", (3.0, 6.0), beside=True, network=True, fuse=True),
 )
 BY_NAME: Mapping[str, Kind] = {kind.name: kind for kind in KINDS}
 MILD = ("kill", "pause", "rolling-restart", "transfer")
@@ -104,6 +109,11 @@ def rounds(seed: int, nodes: int, kinds: Collection[str]) -> Iterator[Round]:
         yield Round(number, tuple(faults), rng.uniform(0.3, 1.5))
 
 
+_OF_ONE = frozenset(
+    ("isolate", "kill", "pause", "clock-jump", "transfer", "disk-full", "members", "disk-error", "slow-disk")
+)
+
+
 def _draw(kind: Kind, nodes: int, rng: random.Random, after_s: float = 0.0) -> Fault:
     ranks = rng.sample(range(nodes), nodes)
     if rng.random() < 0.5:  # who leads is hit more often than by chance
@@ -115,7 +125,7 @@ def _draw(kind: Kind, nodes: int, rng: random.Random, after_s: float = 0.0) -> F
     if kind.name == "split":
         count = rng.randint(1, minority)
         facts["clients"] = rng.choice(["both", "majority", "minority"])
-    elif kind.name in ("isolate", "kill", "pause", "clock-jump", "transfer", "disk-full", "members"):
+    elif kind.name in _OF_ONE:
         count = 1
     elif kind.name in ("one-way", "broken-link", "flapping"):
         count = 2
@@ -136,4 +146,11 @@ def _draw(kind: Kind, nodes: int, rng: random.Random, after_s: float = 0.0) -> F
         facts["left_bytes"] = rng.choice([0, 32 * 1024 * 1024])
     elif kind.name == "kill-client":
         facts["number"] = rng.randrange(10**6)
+    elif kind.name == "power-loss":
+        count = rng.choice([1, nodes])
+        facts |= {"keep": rng.choice(["nothing", "torn"]), "seed": rng.randrange(10**6)}
+    elif kind.name == "disk-error":
+        facts["operation"] = rng.choice(["sync", "write"])
+    elif kind.name == "slow-disk":
+        facts["slow_s"] = round(rng.uniform(0.02, 0.6), 2)
     return Fault(kind.name, after_s, rng.uniform(*kind.seconds), tuple(ranks[:count]), facts)

@@ -299,7 +299,8 @@ async def record_tail(
     prefixes: Sequence[bytes] = (),
     final: bool = False,
 ) -> None:
-    """Record one node's tail from ``after`` until it has covered ``upto``."""
+    """Record one node's tail from ``after`` until it has covered ``upto``, and nothing after that: a lease
+    that expires meanwhile would be in the tail of one node, and not in that of another."""
     number = recorder.number()
     asked = {"after": after, "prefixes": [text(prefix) for prefix in prefixes], "node": node, "final": final}
     recorder.invoke(name, number, "tail", **asked)
@@ -307,10 +308,11 @@ async def record_tail(
     if position < upto:
         async with connection.tail(Revision(after), prefixes) as messages:
             async for message in messages:
-                commits = [commit_json(commit) for commit in message.commits]
-                if message.last >= message.first:
-                    recorder.message(name, number, message.first, message.last, commits)
-                    position = message.last
+                last = min(message.last, upto)
+                commits = [commit_json(commit) for commit in message.commits if commit.revision <= last]
+                if last >= message.first:
+                    recorder.message(name, number, message.first, last, commits)
+                    position = last
                 if position >= upto:
                     break
     recorder.complete(name, number, ended=True)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ import psutil
 import pytest
 
 from synod.chaos import faults
+from synod.chaos.fuse.disk import FuseMissing
 from synod.chaos.judge import judge
 from synod.chaos.network import ChaosImpossible, enclosed, require
 from synod.chaos.page import page
-from synod.chaos.run import main
+from synod.chaos.run import Options, main, with_or_without_fuse
 from synod.chaos.schedule import BY_NAME, KINDS, LEADER, MILD, rounds
 from synod.chaos.timeline import draw
 from synod.history import check, load
@@ -256,6 +258,21 @@ def test_wall_clock_moves_and_the_monotonic_one_does_not(tmp_path: Path) -> None
         timeout=BOUND_S,
     )
     assert done.stdout.split() == ["-60", "True", "1440"]
+
+
+def test_kinds_that_need_fuse_are_left_out_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> str:
+        raise FuseMissing("no /dev/fuse")
+
+    monkeypatch.setattr("synod.chaos.run.python", missing)
+    wanted = Options(60.0, 1, 3, Path("/nowhere"), ("kill", "power-loss"))
+    left_out = (["power-loss"], "no /dev/fuse")
+    assert with_or_without_fuse(wanted) == (replace(wanted, kinds=("kill",)), left_out)
+    for impossible in (replace(wanted, fuse="yes"), replace(wanted, kinds=("power-loss",))):
+        with pytest.raises(FuseMissing):
+            with_or_without_fuse(impossible)
+    without = replace(wanted, kinds=("kill",))
+    assert with_or_without_fuse(without) == (without, None)
 
 
 # -- the verdict and the page --------------------------------------------------------------
