@@ -67,10 +67,10 @@ class Refusal:
     code: str
     reason: str
     """For a person; goes on from "instance x"."""
-    resource: str = field(default="", compare=False)
-    """The resource that is short: ``cpu``, ``memory``, or a further one's name."""
-    short: int = field(default=0, compare=False)
-    """How much of it is missing."""
+    needs: str = field(default="", compare=False)
+    """What would have to be there instead: ``512 more MiB``."""
+    short: float = field(default=0.0, compare=False)
+    """Of an amount: how much is missing, as a part of what a task claims. 0: no matter of amounts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,22 +172,25 @@ Filter = Callable[[Judge, InstanceView, int], Iterator[Refusal]]
 
 
 def _active(_: Judge, view: InstanceView, __: int) -> Iterator[Refusal]:
-    if view.status is not InstanceStatus.ACTIVE:
-        yield Refusal(str(view.status), f"is {view.status}, not ACTIVE")
+    status = view.status
+    if status is not InstanceStatus.ACTIVE:
+        yield Refusal(str(status), f"is {status}, not ACTIVE", f"status ACTIVE instead of {status}")
 
 
 def _connected(_: Judge, view: InstanceView, __: int) -> Iterator[Refusal]:
     if not view.connected:
-        yield Refusal("AGENT", "has no agent connected")
+        yield Refusal("AGENT", "has no agent connected", "a connected agent")
 
 
 def _attributes(judge: Judge, view: InstanceView, _: int) -> Iterator[Refusal]:
     for name, wanted in sorted(judge.need.attributes.items()):
         found = view.attributes.get(name)
+        needs = f"attribute {name}={wanted}"
         if found is None:
-            yield Refusal("ATTRIBUTE", f"has no attribute {name}")
+            yield Refusal("ATTRIBUTE", f"has no attribute {name}", needs)
         elif found != wanted:
-            yield Refusal("ATTRIBUTE", f"needs attribute {name}={wanted}, has {found or 'no value'}")
+            found = found or "no value"
+            yield Refusal("ATTRIBUTE", f"needs {needs}, has {found}", f"{needs} instead of {found}")
 
 
 def _member_of(judge: Judge, view: InstanceView, taken: int) -> Iterator[Refusal]:
@@ -196,40 +199,41 @@ def _member_of(judge: Judge, view: InstanceView, taken: int) -> Iterator[Refusal
     facts = judge.facts(view, taken)
     for query in judge.queries:
         if not query.matches(facts):
-            yield Refusal(MEMBER_OF, f"is not meant by {query.text} ({_found(query, facts)})")
+            reason = f"is not meant by {query.text} ({_found(query, facts)})"
+            yield Refusal(MEMBER_OF, reason, f"what {query.text} asks for")
 
 
 def _distinct(judge: Judge, view: InstanceView, taken: int) -> Iterator[Refusal]:
     if judge.distinct:
         group = judge.need.group
         if taken or judge.state.wanted_on(view.cluster, view.id).get(group):
-            yield Refusal(DISTINCT_INSTANCE, f"has a task of group {group} already")
+            reason = f"has a task of group {group} already"
+            yield Refusal(DISTINCT_INSTANCE, reason, f"no other task of group {group}")
 
 
 def _resources(judge: Judge, view: InstanceView, taken: int) -> Iterator[Refusal]:
     if view.capacity is None:
-        yield Refusal("RESOURCE:CPU", "has no readable capacity record")
+        yield Refusal("RESOURCE:CPU", "has no readable capacity record", "a capacity record")
         return
     left, claim = view.capacity.record, judge.need.claim
-    cpu, memory = left.cpu - taken * claim.cpu, left.memory - taken * claim.memory
-    if claim.cpu > cpu:
-        reason = f"needs {claim.cpu} CPU units, {max(cpu, 0)} left"
-        yield Refusal("RESOURCE:CPU", reason, "cpu", claim.cpu - cpu)
-    if claim.memory > memory:
-        reason = f"needs {claim.memory} MiB, {max(memory, 0)} MiB left"
-        yield Refusal("RESOURCE:MEMORY", reason, "memory", claim.memory - memory)
+    yield from _short("RESOURCE:CPU", "CPU units", claim.cpu, left.cpu - taken * claim.cpu)
+    yield from _short("RESOURCE:MEMORY", "MiB", claim.memory, left.memory - taken * claim.memory)
     for code, what, wanted, used in (
         ("RESOURCE:PORTS", "host port", claim.ports, left.ports),
         ("RESOURCE:PORTS_UDP", "UDP host port", claim.ports_udp, left.ports_udp),
     ):
         for port in wanted:
             if taken or port in used:
-                yield Refusal(code, f"needs {what} {port}, which is taken")
+                yield Refusal(code, f"needs {what} {port}, which is taken", f"{what} {port} free")
     for name, number in sorted(claim.resources.items()):
-        found = left.resources.get(name, 0) - taken * number
-        if number > found:
-            reason = f"needs {number} of resource {name}, {max(found, 0)} left"
-            yield Refusal(f"RESOURCE:{name}", reason, name, number - found)
+        yield from _short(f"RESOURCE:{name}", name, number, left.resources.get(name, 0) - taken * number)
+
+
+def _short(code: str, unit: str, wanted: int, left: int) -> Iterator[Refusal]:
+    if wanted > left:
+        missing, left = wanted - left, max(left, 0)
+        reason = f"needs {wanted} {unit}, {left}{' MiB' if unit == 'MiB' else ''} left"
+        yield Refusal(code, reason, f"{missing} more {unit}", missing / wanted)
 
 
 def _found(query: Query, facts: InstanceFacts) -> str:

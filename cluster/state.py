@@ -133,6 +133,10 @@ class ClusterState:
         """Return the clusters that have a record, INACTIVE ones too, by name, in order."""
         return {name: of.record.record for name, of in self._tables.clusters.items() if of.record is not None}
 
+    def cluster_names(self) -> list[str]:
+        """Return the names of all clusters of which there is anything, in order."""
+        return list(self._tables.clusters)
+
     def cluster(self, name: str) -> At[Cluster] | None:
         return self._of(name).record
 
@@ -302,6 +306,10 @@ class ClusterState:
     def family(self, family: str) -> list[At[TaskDefinition]]:
         """Return all revisions of a family, in order."""
         return list(self._tables.families.get(family, {}).values())
+
+    def family_names(self) -> list[str]:
+        """Return all families, in order."""
+        return sorted(self._tables.families)
 
     def list_definitions(
         self,

@@ -18,9 +18,11 @@ from synod.cli.inside import exec_in, logs
 from synod.cli.lease import lease
 from synod.cli.member import member
 from synod.cli.offer import offer
+from synod.cli.plan import plan
 from synod.cli.programs import node, scheduler
 from synod.cli.quorum import quorum
 from synod.cli.snapshot import diff, snapshot, verify
+from synod.cli.sql import sql
 from synod.cli.tail import tail
 from synod.cli.tasks import ps, run_task, stop
 
@@ -28,7 +30,7 @@ SECTIONS: dict[str, Sequence[click.Command]] = {
     "A cluster on this machine": (up, down, status),
     "The journal": (put, get, scan, delete, offer, tail, diff, lease),
     "Operations": (member, quorum, transfer_leader, compact, snapshot, verify),
-    "Tasks": (run_task, ps, logs, exec_in, stop),
+    "Tasks": (run_task, plan, ps, logs, exec_in, stop, sql),
     "Programs": (node, agent, scheduler, api),
 }
 

@@ -115,6 +115,36 @@ def test_constraints_and_strategies(synod: Synod) -> None:
     assert "is by instanceId" in synod("run", "--strategy", "spread:rack", *SLEEP).err
 
 
+def test_a_plan_places_nothing_and_says_what_would_help(synod: Synod) -> None:
+    options = ("--cpu", "1024", "--memory", "200")
+    done = synod("plan", *options, "--count", "3")
+    assert done.code == 0 and tasks(synod) == []
+    done = synod("plan", *options, "--count", "6", "--json")
+    assert done.code == 2
+    assert (len(done.json["placements"]), done.json["unplaced"]) == (4, 2)
+    change = done.json["changes"][0]
+    assert (change["needs"], len(change["instances"])) == (["1024 more CPU units"], 2)
+    shown = synod("plan", *options, "--count", "6")
+    assert "1024 more CPU units on any of 2 instances" in shown.out
+    assert "one more instance with 1024 CPU units, 200 MiB free" in shown.out
+    assert synod("run", "--family", "known", "--cpu", "4000", *SLEEP).code == 2
+    assert "needs 4000 CPU units, 2048 left" in synod("plan", "known").out
+    assert "no ACTIVE task definition nobody" in synod("plan", "nobody").err
+    assert "leave --cpu" in synod("plan", "known", "--cpu", "1").err
+    assert "a number is wanted" in synod("plan", "--resource", "GPU=x").err
+    assert "at character" in synod("plan", "--constraint", "x").err
+
+
+def test_the_state_is_asked_with_sql(synod: Synod) -> None:
+    [task] = placed(synod("run", *SLEEP))
+    done = synod("sql", "--json", "select id, task_group from tasks where last_status <> 'STOPPED'")
+    assert done.json["rows"] == [[task, "family:run-sh"]]
+    assert "2048" in synod("sql", "select sum(cpu) / 2 as half from instances").out
+    assert "task_group" in synod("sql").out
+    assert synod("sql", "drop table tasks").code == 64
+    assert "there are instances" in synod("sql", "select * from things").err
+
+
 def test_attributes_ports_and_environment(synod: Synod) -> None:
     done = synod(
         "run",

@@ -114,12 +114,12 @@ def plan(state: ClusterState, wanted: Request, seed: int = 0) -> Plan:
         (
             {"gpu": 1},
             request(claim={"resources": {"GPU": 2}}),
-            Refusal("RESOURCE:GPU", "needs 2 of resource GPU, 1 left"),
+            Refusal("RESOURCE:GPU", "needs 2 GPU, 1 left"),
         ),
         (
             {},
             request(claim={"resources": {"FPGA": 1}}),
-            Refusal("RESOURCE:FPGA", "needs 1 of resource FPGA, 0 left"),
+            Refusal("RESOURCE:FPGA", "needs 1 FPGA, 0 left"),
         ),
         ({"alive": False}, request(), Refusal("AGENT", "has no agent connected")),
         ({"status": InstanceStatus.DRAINING}, request(), Refusal("DRAINING", "is DRAINING, not ACTIVE")),
