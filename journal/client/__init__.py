@@ -5,6 +5,7 @@ Where to look:
 * ``journal``: ``connect`` and ``Journal``, the face.
 * ``submitter``: offers, coalesced, resubmitted by id, answered exactly once.
 * ``router``: which node to ask, when to try again, and the highest revision seen.
+* ``gather``: concurrent gets travel in one call.
 * ``reads``, ``tails``, ``leases``, ``transactions``: what their names say.
 * ``config``, ``errors``: settings and what a client raises beyond ``journal.errors``.
 

@@ -199,8 +199,7 @@ class Journal:
 
         ``at`` reads the past; raises ``RevisionCompacted`` or ``RevisionInFuture``.
         """
-        reply = await self.get_many([key], at=at, consistency=consistency, timeout_s=timeout_s)
-        return reply.records[0]
+        return await self._reads.get(key, at, consistency, self._timeout(timeout_s))
 
     async def get_many(
         self,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from journal.client.gather import Gather
 from journal.client.router import Router, StaleAnswer
 from journal.connection import (
     LINEARIZABLE,
@@ -24,6 +25,7 @@ from journal.connection import (
 )
 from journal.errors import ProtocolViolation, RevisionInFuture
 from journal.types import Revision
+from journal.versions import Record
 
 PAGE_KEYS_MAX = 1_000
 
@@ -33,6 +35,15 @@ class Reads:
 
     def __init__(self, router: Router) -> None:
         self._router = router
+        self._gather = Gather(self.get_many)
+
+    async def get(
+        self, key: bytes, at: int | None, consistency: Consistency, timeout_s: float | None
+    ) -> Record | None:
+        """Return the record of ``key``. It may travel with other gets."""
+        if at is not None:
+            return (await self.get_many([key], at, consistency, timeout_s)).records[0]
+        return await self._gather.get(key, consistency, timeout_s)
 
     async def get_many(
         self, keys: Sequence[bytes], at: int | None, consistency: Consistency, timeout_s: float | None
