@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import trio
 
 from cluster.feed import follow
-from journal.client import connect
+from journal.client import Journal, connect
 from journal.errors import JournalError
 from journal.logs import configure, get_logger
+from schedulers.queue.loop import QueueScheduler
 from schedulers.service.loop import ServiceScheduler
 from schedulers.service.losses import GRACE_S_DEFAULT
 
@@ -25,7 +26,8 @@ EXIT_OK = 0
 EXIT_FAILED = 1
 
 SERVICE = "service"
-KINDS = (SERVICE,)
+QUEUE = "queue"
+KINDS = (SERVICE, QUEUE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,12 +83,24 @@ async def _run(options: SchedulerOptions) -> None:
         nursery.start_soon(_cancel_on_signal, nursery.cancel_scope)
         async with connect(options.endpoints, cluster=options.journal) as journal:
             log.info("scheduler.started", pid=os.getpid(), kinds=",".join(options.kinds))
-            async with follow(journal) as feed:
-                log.info("scheduler.ready", revision=feed.state.revision)
-                scheduler = ServiceScheduler(
-                    journal, feed, rng=random.SystemRandom(), wall=time.time, log=log, grace_s=options.grace_s
-                )
-                await scheduler.run()
+            nursery.start_soon(_serve, journal, options, QUEUE)
+            await _serve(journal, options, SERVICE)
+
+
+async def _serve(journal: Journal, options: SchedulerOptions, kind: str) -> None:
+    """Run one kind of scheduler, if it is wanted, until cancelled."""
+    if kind not in options.kinds:
+        await trio.sleep_forever()
+    log = get_logger()
+    rng = random.SystemRandom()
+    async with follow(journal) as feed:
+        log.info("scheduler.ready", kind=kind, revision=feed.state.revision)
+        if kind == QUEUE:
+            await QueueScheduler(journal, feed, rng=rng, wall=time.time, log=log).run()
+        else:
+            await ServiceScheduler(
+                journal, feed, rng=rng, wall=time.time, log=log, grace_s=options.grace_s
+            ).run()
 
 
 async def _cancel_on_signal(scope: trio.CancelScope) -> None:
