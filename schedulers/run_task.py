@@ -160,6 +160,44 @@ def family_of_command(command: Sequence[str]) -> str:
     return "run-" + ("".join(c if c.isascii() and c.isalnum() else "-" for c in program)[:60] or "command")
 
 
+async def define_command(
+    journal: Journal,
+    feed: ClusterFeed,
+    command: Sequence[str],
+    *,
+    cpu: int,
+    memory: int,
+    wall: Callable[[], float],
+    environment: Mapping[str, str] | None = None,
+    working_directory: str = "",
+    ports: Sequence[int] = (),
+    stop_timeout_s: int = 30,
+    family: str = "",
+) -> TaskDefinition:
+    """Register a command's ad-hoc definition, or take the one there is.
+
+    Raises ``RecordInvalid`` or ``NameInvalid`` for what cannot be a definition, and what
+    ``Journal.offer`` raises while registering it.
+    """
+    return await ensure_definition(
+        journal,
+        feed,
+        family or family_of_command(command),
+        cpu=cpu,
+        memory=memory,
+        containers=[
+            definition_of_command(
+                command,
+                environment=environment,
+                working_directory=working_directory,
+                ports=ports,
+                stop_timeout_s=stop_timeout_s,
+            )
+        ],
+        now=wall(),
+    )
+
+
 async def run_command(
     journal: Journal,
     feed: ClusterFeed,
@@ -181,27 +219,19 @@ async def run_command(
     started_by: str = "",
     family: str = "",
 ) -> RunResult:
-    """Run a command as ``count`` tasks: register its ad-hoc definition or take the one there is, and place.
-
-    Raises ``RecordInvalid`` or ``NameInvalid`` for what cannot be a definition, and what
-    ``Journal.offer`` raises while registering it.
-    """
-    definition = await ensure_definition(
+    """Run a command as ``count`` tasks: define it, and place. Raises what ``define_command`` raises."""
+    definition = await define_command(
         journal,
         feed,
-        family or family_of_command(command),
+        command,
         cpu=cpu,
         memory=memory,
-        containers=[
-            definition_of_command(
-                command,
-                environment=environment,
-                working_directory=working_directory,
-                ports=ports,
-                stop_timeout_s=stop_timeout_s,
-            )
-        ],
-        now=wall(),
+        wall=wall,
+        environment=environment,
+        working_directory=working_directory,
+        ports=ports,
+        stop_timeout_s=stop_timeout_s,
+        family=family,
     )
     request = RunRequest(
         definition=definition,

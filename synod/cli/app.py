@@ -20,6 +20,7 @@ from synod.cli.member import member
 from synod.cli.offer import offer
 from synod.cli.plan import plan
 from synod.cli.programs import node, scheduler
+from synod.cli.queue import queue, unqueue
 from synod.cli.quorum import quorum
 from synod.cli.snapshot import diff, snapshot, verify
 from synod.cli.sql import sql
@@ -30,7 +31,7 @@ SECTIONS: dict[str, Sequence[click.Command]] = {
     "A cluster on this machine": (up, down, status),
     "The journal": (put, get, scan, delete, offer, tail, diff, lease),
     "Operations": (member, quorum, transfer_leader, compact, snapshot, verify),
-    "Tasks": (run_task, plan, ps, logs, exec_in, stop, sql),
+    "Tasks": (run_task, plan, ps, logs, exec_in, stop, queue, unqueue, sql),
     "Programs": (node, agent, scheduler, api),
 }
 

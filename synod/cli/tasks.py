@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import getpass
 import random
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -57,6 +58,7 @@ constraint_option = click.option(
         "synod run --wait --cwd . -- ./job.sh       exit code 1 if the job's is not 0",
         "synod run --strategy binpack:memory --attributes rack=a -- sleep 60",
         "synod run --strategy spread:attribute:rack --constraint 'attribute:rack in [a,b]' -- sleep 60",
+        "synod run --wait-for-capacity --priority 5 -- ./job.sh     queued until there is room",
         "synod run --env GREETING=hello --port 8080 -- python3 -m http.server 8080",
     ),
 )
@@ -85,6 +87,15 @@ constraint_option = click.option(
 )
 @click.option("--family", default="", help="The task definition's family.  [default: after the command]")
 @click.option("--wait", is_flag=True, help="Wait until the tasks have stopped.")
+@click.option("--wait-for-capacity", is_flag=True, help="Queue what has no room, until it has.")
+@click.option(
+    "--priority",
+    type=click.IntRange(0, 9_999),
+    default=0,
+    show_default=True,
+    help="In the queue: higher first.",
+)
+@click.option("--owner", default="", help="In the queue: whose turn it takes.  [default: your user name]")
 @cluster_name_option
 def run_task(
     target: Target,
@@ -95,12 +106,16 @@ def run_task(
     cwd: str,
     stop_timeout: int,
     wait: bool,
+    wait_for_capacity: bool,
+    priority: int,
+    owner: str,
     cluster_name: str,
     **what: Any,
 ) -> int:
     """Run COMMAND as a task (or --count of them) wherever there is room.
 
-    Exit code 2 where some found no place: each instance's reason is printed.
+    Exit code 2 where some found no place: each instance's reason is printed. With --wait-for-capacity
+    they wait for one: by priority, and owners in turn. Ctrl-C leaves them in the queue.
     """
     options = {
         **what,
@@ -112,7 +127,13 @@ def run_task(
         "cluster": cluster_name,
         "started_by": "synod-run",
     }
-    return with_journal(target, lambda journal: _run(journal, target, command, options, wait), forever=wait)
+    if wait_for_capacity:
+        options |= {"priority": priority, "owner": owner or getpass.getuser()}
+    return with_journal(
+        target,
+        lambda journal: _run(journal, target, command, options, wait),
+        forever=wait or wait_for_capacity,
+    )
 
 
 async def _run(
@@ -122,6 +143,7 @@ async def _run(
     from cluster.keys import NameInvalid
     from cluster.query import QueryInvalid
     from schedulers.placement import StrategyInvalid
+    from schedulers.queue.people import AttributeInvalid, queue_command
     from schedulers.run_task import run_command, wait_tasks
 
     async with open_feed(journal, target) as feed:
@@ -129,10 +151,11 @@ async def _run(
             options["strategy"], options["constraints"] = placement_of(
                 options["strategy"], options["constraints"]
             )
-            result = await run_command(
-                journal, feed, command, rng=random.SystemRandom(), wall=time.time, **options
-            )
-        except (RecordInvalid, NameInvalid, StrategyInvalid, QueryInvalid) as error:
+            run = run_command
+            if "priority" in options:
+                run, options["tell"] = queue_command, _tell_why
+            result = await run(journal, feed, command, rng=random.SystemRandom(), wall=time.time, **options)
+        except (AttributeInvalid, RecordInvalid, NameInvalid, StrategyInvalid, QueryInvalid) as error:
             raise misuse(str(error)) from None
         code = _code_of_run(result)
         rows = None
@@ -147,6 +170,10 @@ async def _run(
         elif rows:
             _show_tasks(rows, options["cluster"], feed.state.revision, as_json=False)
         return code
+
+
+def _tell_why(why: str) -> None:
+    click.echo(f"synod: queued: {why}", err=True)
 
 
 def placement_of(
