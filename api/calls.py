@@ -28,9 +28,7 @@ T = TypeVar("T")
 CHANGES_MAX = 50
 """How often a change is decided anew before the call gives up on conflicts."""
 
-AGAIN = frozenset(
-    {Reason.READ, Reason.RANGE, Reason.EXPECT, Reason.BOUNDS, Reason.SET, Reason.ABSENT, Reason.FUTURE}
-) | {Reason.COMPACTED}
+AGAIN = frozenset(Reason) - {Reason.TYPE, Reason.LIMIT}
 """Rejections that deciding again, from a newer state, may cure."""
 
 Decide = Callable[[ClusterState], tuple[Offer | None, T]]

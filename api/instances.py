@@ -32,7 +32,7 @@ from cluster.records import (
     TaskStatus,
     VersionInfo,
 )
-from cluster.state import At, ClusterState
+from cluster.state import At, ClusterState, InstanceView
 from journal.errors import JournalError, LeaseNotFound
 from journal.offers import LeaseRevoke, Offer
 from journal.types import Revision
@@ -73,11 +73,34 @@ async def register_container_instance(call: Call) -> Mapping[str, Any]:
         new = replace(
             wanted, status=old.status, registered_at=old.registered_at, host=old.host, folder=old.folder
         )
+        _require_free(view, old, new)
         return offers.change_instance(name, instance_id, old, new, view.registration.revision), None
 
     await call.change(decide)
     await heard(call, name, instance_id, connect=True)
     return _shown(call, name, instance_id)
+
+
+def _require_free(view: InstanceView, old: ContainerInstance, new: ContainerInstance) -> None:
+    """Raise ``ApiError`` where an instance would have less than its tasks hold."""
+    left = view.capacity.record if view.capacity else old.capacity()
+    for name, had, has, free in (
+        ("CPU", old.cpu, new.cpu, left.cpu),
+        ("MEMORY", old.memory, new.memory, left.memory),
+        *(
+            (name, had, new.named.get(name, 0), left.resources.get(name, 0))
+            for name, had in old.named.items()
+        ),
+    ):
+        if free + has - had < 0:
+            raise client(f"totalResources: tasks hold {had - free} of {name}, which is more than {has}.")
+    for name, before, after, used in (
+        ("PORTS", old.ports, new.ports, left.ports),
+        ("PORTS_UDP", old.ports_udp, new.ports_udp, left.ports_udp),
+    ):
+        taken = sorted((set(after) - set(before)) & set(used))
+        if taken:
+            raise client(f"totalResources: port {taken[0]} of {name} is held by a task.")
 
 
 def _first(call: Call, cluster: str, instance_id: str, wanted: ContainerInstance) -> Offer:

@@ -97,6 +97,30 @@ def test_tasks_are_in_the_way_of_leaving_unless_it_is_forced(ecs: Ecs, fails: Fa
     assert ecs.delete_cluster(cluster="leaving")["cluster"]["status"] == "INACTIVE"
 
 
+def test_an_instance_keeps_what_its_tasks_hold(ecs: Ecs, fails: Fails) -> None:
+    ecs.create_cluster(clusterName="shrinking")
+    arn = register(ecs, "shrinking")
+    port = [{"containerPort": 80, "hostPort": 8080}]
+    definition = define(ecs, "shrinking", container={"memory": 1000, "portMappings": port})
+    ecs.run_task(cluster="shrinking", taskDefinition=definition)
+
+    def resources(memory: int, *ports: str) -> list[dict[str, Any]]:
+        return [
+            RESOURCES[0],
+            {"name": "MEMORY", "type": "INTEGER", "integerValue": memory},
+            {"name": "PORTS", "type": "STRINGSET", "stringSetValue": list(ports)},
+        ]
+
+    again = {"cluster": "shrinking", "containerInstanceArn": arn}
+    for wanted, said in (
+        (resources(999), "tasks hold 1000 of MEMORY"),
+        (resources(2048, "8080"), "port 8080"),
+    ):
+        call = ecs.register_container_instance
+        assert said in fails("ClientException", call, **again, totalResources=wanted)
+    assert register(ecs, "shrinking", containerInstanceArn=arn, totalResources=resources(1000, "22")) == arn
+
+
 def test_updating_the_agent_says_that_there_is_nothing_newer(ecs: Ecs, fails: Fails) -> None:
     ecs.create_cluster(clusterName="versions")
     known = register(ecs, "versions", versionInfo={"agentVersion": "1.0.0"})
