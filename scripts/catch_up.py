@@ -396,6 +396,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--situations", nargs="+", choices=SITUATIONS, default=SITUATIONS, help="which of them (default: all)"
     )
+    parser.add_argument(
+        "--election-timeout-ms",
+        type=int,
+        default=5_000,
+        help="long: a stop of the leader is to be seen as a gap, not to end its leadership",
+    )
     parser.add_argument("--keep", action="store_true", help="leave the nodes' data and logs there")
     parser.add_argument("--dir", type=Path, help="where the nodes' data goes (default: a temporary folder)")
     parser.add_argument("--json", action="store_true", help="print only the JSON")
@@ -403,8 +409,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(stderr=options.json, width=None if sys.stdout.isatty() else 160)
     folder = Path(tempfile.mkdtemp(prefix="synod-catch-up-", dir=options.dir))
     # The log is kept for a few slots only, so that what is a million revisions behind needs a snapshot.
-    retained = ("--log-slots-retained", str(LOG_SLOTS_RETAINED))
-    cluster = LocalCluster.create(folder / "cluster", nodes=3, node_args=retained)
+    node_args = [
+        *("--log-slots-retained", str(LOG_SLOTS_RETAINED)),
+        *("--election-timeout-ms", str(options.election_timeout_ms)),
+    ]
+    cluster = LocalCluster.create(folder / "cluster", nodes=3, node_args=node_args)
     bench = Bench(cluster, options, console)
     try:
         with console.status("three nodes start"):

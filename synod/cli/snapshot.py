@@ -83,7 +83,7 @@ def save(target: Target, file: Path) -> None:
 @snapshot.command(
     epilog=examples(
         "synod snapshot restore backup.synod --dir restored",
-        "synod snapshot restore backup.synod --dir restored --at 4711     as it was at revision 4711",
+        "synod snapshot restore backup.synod --dir restored --revision 4711   as it was then",
         "synod snapshot restore backup.synod --dir /var/lib/synod --only 1 --cluster prod-2 \\",
         "  --members 1=10.0.0.1:7401,2=10.0.0.2:7401,3=10.0.0.3:7401      on each machine its own node",
     )
@@ -112,7 +112,9 @@ def save(target: Target, file: Path) -> None:
     help="Make the folder of this node only; repeatable. Give --cluster then, the same for all.",
 )
 @click.option(
+    "--revision",
     "--at",
+    "at",
     type=click.IntRange(0),
     metavar="REVISION",
     help="Restore the state of this revision, of the history that the file holds.",

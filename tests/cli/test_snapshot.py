@@ -89,7 +89,7 @@ def test_save_and_restore_into_a_new_cluster_at_two_points_in_time(
     assert checked.code == 0 and checked.out.count("whole") == 3
 
     past = synod(
-        "snapshot", "restore", str(file), "--dir", str(tmp_path / "past"), "--at", str(middle),
+        "snapshot", "restore", str(file), "--dir", str(tmp_path / "past"), "--revision", str(middle),
         "--members", f"1=127.0.0.1:{ports[0]}",
     )  # fmt: skip
     [command] = re.findall(r"^  (synod node .*)$", past.out, re.M)
@@ -99,6 +99,36 @@ def test_save_and_restore_into_a_new_cluster_at_two_points_in_time(
         assert synod("get", "snap/a", *one).out == "first"
         assert synod("get", "snap/b", *one).out == "1"
         assert revision(synod("put", "snap/b", "2", *one).out) == middle + 1
+
+
+@pytest.mark.usefixtures("here")
+def test_a_revision_whose_history_is_gone_is_refused(
+    synod: Synod, cluster: LocalCluster, tmp_path: Path
+) -> None:
+    first = revision(synod("put", "kept/a", "1").out)
+    kept = revision(synod("put", "kept/a", "2").out)
+    last = revision(synod("put", "kept/a", "3").out)
+    assert synod("compact", str(kept)).code == 0
+    file = tmp_path / "saved.synod"
+    saved = synod("snapshot", "save", str(file), "--json").json
+    for wanted, why in ((first, f"revision {first} is compacted"), (saved["revision"] + 1, "in the future")):
+        done = synod(
+            "snapshot", "restore", str(file), "--dir", str(tmp_path / "no"), "--revision", str(wanted)
+        )
+        assert done.code == 1 and why in done.err and str(wanted) in done.err, done.err
+    assert not list((tmp_path / "no").glob("*")), "nothing is left of what was refused"
+    # The oldest revision that is kept can be had, and so can those since.
+    [port] = free_ports(1)
+    for wanted, value in ((kept, "2"), (last, "3")):
+        folder = tmp_path / f"at-{wanted}"
+        options = ("--revision", str(wanted), "--members", f"1=127.0.0.1:{port}", "--json")
+        restored = synod("snapshot", "restore", str(file), "--dir", str(folder), *options).json
+        assert restored["revision"] == wanted and restored["cluster"] != cluster.cluster_id
+        there = ("--endpoints", f"127.0.0.1:{port}", "--cluster", restored["cluster"], "--timeout", "20")
+        with started(restored["commands"]):
+            assert synod("get", "kept/a", *there).out == value
+            assert synod("get", "kept/a", "--at", str(first), *there).code == 1
+        assert synod("verify", str(folder)).code == 0
 
 
 @pytest.mark.usefixtures("here")
