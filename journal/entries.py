@@ -51,8 +51,11 @@ def pack_compaction(revision: Revision) -> bytes:
 
 
 def unpack_compaction(entry: bytes) -> Revision:
-    revision = msgpack.unpackb(memoryview(entry)[1:])
-    if not isinstance(revision, int) or revision < 0:
+    try:
+        revision = msgpack.unpackb(memoryview(entry)[1:])
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise ProtocolViolation(f"compaction entry does not decode: {error}") from error
+    if type(revision) is not int or revision < 0:
         raise ProtocolViolation(f"compaction entry carries {revision!r}, not a revision")
     return Revision(revision)
 

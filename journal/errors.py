@@ -154,6 +154,10 @@ class StorageFailed(StorageError):
     """A read, write or sync failed. A failed sync is never retried: the node stops."""
 
 
+class EntryUnreadable(StorageError):
+    """A chosen entry cannot be folded by this version: nothing of it was, and nothing after it can be."""
+
+
 class FolderDamaged(StorageFailed):
     """A file of the folder is not what was written, and LevelDB cannot read it: no error of the disk's that
     might pass, but data that is lost."""

@@ -57,6 +57,14 @@ def unpack_batch(data: bytes, limits: Limits) -> RawBatch:
         )
     except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
         raise OfferInvalid("batch", f"is not msgpack, or over a limit: {error}") from error
+    client, acked, base, offers = check_batch(raw, limits)
+    if len(data) > limits.offer_bytes_max:
+        _check_sizes(offers, limits)
+    return RawBatch(client, acked, base, offers, data)
+
+
+def check_batch(raw: Any, limits: Limits) -> tuple[bytes, int, int, tuple[Any, ...]]:
+    """Check a decoded batch, all but its sizes in bytes; return its parts. Raises ``OfferInvalid``."""
     if type(raw) is not tuple or len(raw) != 4:
         raise OfferInvalid("batch", "must be a list of client, acked, base and offers")
     client, acked, base, offers = raw
@@ -71,9 +79,7 @@ def unpack_batch(data: bytes, limits: Limits) -> RawBatch:
             "offers", f"{len(offers)} offers is over batch_offers_max={limits.batch_offers_max}"
         )
     _check_offers(client, acked, offers, limits)
-    if len(data) > limits.offer_bytes_max:
-        _check_sizes(offers, limits)
-    return RawBatch(client, acked, base, offers, data)
+    return client, acked, base, offers
 
 
 def _check_offers(client: bytes, acked: int, offers: tuple[Any, ...], limits: Limits) -> None:

@@ -35,11 +35,13 @@ from structlog.typing import FilteringBoundLogger
 from journal.admission import Admission, Reply
 from journal.backlog import Backlog
 from journal.barriers import ReadBarriers, ReadReply
+from journal.checked import Checked
 from journal.counters import Counters
 from journal.disk_care import DiskCare
 from journal.entries import KIND_OFFERS, NOOP, kind_of, pack_compaction
 from journal.errors import (
     Disowned,
+    EntryUnreadable,
     JournalError,
     ProtocolViolation,
     RecordDamaged,
@@ -90,6 +92,10 @@ FOLD_OFFERS_PER_TURN = 2_000
 """A node that catches up folds this many offers, then lets the loop turn."""
 
 
+UNREADABLE = (ProtocolViolation, ValueError, TypeError, LookupError, OverflowError)
+"""What a fold may raise over an entry that never was checked (``checked``)."""
+
+
 class Node:
     """One node. Build it, ``run`` it in a nursery, talk to it through its methods."""
 
@@ -121,7 +127,8 @@ class Node:
         self.links = links
         self.counters = Counters()
 
-        start = recover(config, storage, membership, rng=rng, now=clock.now())
+        self._checked = Checked()
+        start = recover(config, storage, membership, self._checked, rng=rng, now=clock.now())
         self._log, self.space, self._core = start.log, start.space, start.core
         self._identities = Identities(storage, config.node, incarnation, log)
         self._standing = Standing(config, self._core, self._identities)
@@ -400,10 +407,15 @@ class Node:
         counters, clock = self.counters, self._clock
         while self._to_fold and offers < FOLD_OFFERS_PER_TURN:
             entry = self._to_fold.popleft()
-            decoded = self._admission.decoded(entry.slot, entry.value)
+            decoded = self._admission.decoded(entry.slot, entry.value) or self._checked.take(entry.value)
             proposed_at = self._admission.proposed_at(entry.slot)
             started = clock.now()
-            folded = self.space.fold(entry.slot, entry.value, decoded)
+            try:
+                folded = self.space.fold(entry.slot, entry.value, decoded)
+            except UNREADABLE as error:
+                raise EntryUnreadable(
+                    f"slot {entry.slot} holds an entry that this version cannot fold: {error!r}"
+                ) from error
             ended = clock.now()
             counters.entries_applied += 1
             counters.fold_s.observe(ended - started)

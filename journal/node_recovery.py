@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from journal.checked import Checked
 from journal.node_config import NodeConfig
 from journal.paxos import Paxos, Recovered
 from journal.paxos.membership import Membership
@@ -31,9 +32,16 @@ class Start:
 
 
 def recover(
-    config: NodeConfig, storage: Storage, membership: Membership, *, rng: random.Random, now: float
+    config: NodeConfig,
+    storage: Storage,
+    membership: Membership,
+    checked: Checked,
+    *,
+    rng: random.Random,
+    now: float,
 ) -> Start:
-    """Read what ``storage`` has. ``membership`` is the cluster's first. Raises ``StorageError``."""
+    """Read what ``storage`` has. ``membership`` is the cluster's first; ``checked`` is asked
+    before anything is accepted. Raises ``StorageError``."""
     log = LogStore(storage, config.limits)
     cache_records_max, window = config.limits.space_cache_records_max, config.limits.window_slots_max
     transfer = read_transfer(storage)
@@ -54,6 +62,7 @@ def recover(
         Recovered(found.promised, applied, found.accepted, memberships, found.lost),
         rng=rng,
         now=now,
+        check_value=checked.check,
     )
     core.abstains = space.applied < applied
     needed = applied if core.abstains else Slot(0)

@@ -20,7 +20,7 @@ before), or learning the chosen one gives the slot a record again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from journal.errors import ProtocolViolation
 from journal.paxos.membership import membership_of
@@ -43,6 +43,8 @@ class Acceptor:
         self.log: dict[Slot, AcceptedValue] = {}
         self.lost: dict[Slot, LostValue] = {}
         """Slots that have no entry in ``log`` because the disk has damaged it."""
+        self.check_value: Callable[[bytes], object] = membership_of
+        """Raises ``ProtocolViolation`` for what must not be accepted."""
         self._outbox = outbox
         for damaged in lost:
             self.lost[damaged.slot] = damaged
@@ -63,14 +65,14 @@ class Acceptor:
         """Return what is held for the slot of ``record``.
 
         Raises ``ProtocolViolation`` for what may never be accepted: a second value at one
-        ballot, or a membership entry that does not decode (chosen, it would stop every node).
+        ballot, or a value that ``check_value`` refuses (chosen, it would stop every node).
         """
         held = self.log.get(record.slot)
         if held is not None and held.ballot == record.ballot:
             if held.value != record.value:
                 raise ProtocolViolation(f"slot {record.slot} has two values at ballot {record.ballot}")
         else:
-            membership_of(record.value)
+            self.check_value(record.value)
         return held
 
     def accept(self, record: AcceptedValue) -> None:

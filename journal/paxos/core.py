@@ -65,9 +65,20 @@ from journal.types import Ballot, NodeId, Slot
 class Paxos:
     """One node of the agreement. Not thread-safe; times are seconds of one monotonic clock."""
 
-    def __init__(self, config: PaxosConfig, recovered: Recovered, *, rng: random.Random, now: float) -> None:
-        """Raises ``ValueError`` where ``config`` or ``recovered`` is wrong. ``rng`` draws election
-        timeouts and the numbers of read questions; safety does not depend on it."""
+    def __init__(
+        self,
+        config: PaxosConfig,
+        recovered: Recovered,
+        *,
+        rng: random.Random,
+        now: float,
+        check_value: Callable[[bytes], object] = membership_of,
+    ) -> None:
+        """``rng`` draws election timeouts and the numbers of read questions; safety does not depend on it.
+
+        ``check_value`` raises ``ProtocolViolation`` for a value that must not be accepted, however it came
+        here; at the least it checks memberships. Raises ``ValueError`` where ``config`` or ``recovered``
+        is wrong."""
         config.validate()
         self.config = config
         self._node = config.node
@@ -80,6 +91,7 @@ class Paxos:
         self._learner = Learner(
             config, recovered.applied, self._acceptor, self._memberships, self._outbox, now
         )
+        self._acceptor.check_value = check_value
         self._silence = Silence(config.election_timeout_s, rng, now)
         self._reads = FollowerReads(
             self._outbox, rng, now, timeout_s=config.election_timeout_s, retry_s=config.retry_interval_s
@@ -581,7 +593,7 @@ class Paxos:
 
     def on_learned(self, sender: NodeId, message: Learned) -> None:
         for record in message.entries:
-            membership_of(record.value)
+            self._acceptor.check_value(record.value)
         self._learner.heard(sender, message.chosen)
         before = self.chosen
         for record in message.entries:

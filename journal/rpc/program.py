@@ -33,7 +33,15 @@ import trio
 from structlog.typing import FilteringBoundLogger
 
 from journal import logs
-from journal.errors import DataFolderError, DataLost, Disowned, FolderDamaged, RecordDamaged, StorageError
+from journal.errors import (
+    DataFolderError,
+    DataLost,
+    Disowned,
+    EntryUnreadable,
+    FolderDamaged,
+    RecordDamaged,
+    StorageError,
+)
 from journal.limits import Limits
 from journal.node import Node, NodeConfig, TrioClock
 from journal.paxos import PaxosConfig
@@ -68,6 +76,12 @@ REJOIN = (
     "look at the disk before you start node {node} again. If it comes back with the same words, its data is"
     " lost, and with it its vote: `synod member remove {node}`, then let a new node with a new number and an"
     " empty folder join (docs/operations.md, Damaged disks)"
+)
+
+
+UNREADABLE = (
+    "nothing of the entry was folded, and nothing is lost: start the version of this program that folded it"
+    " elsewhere; where none did, keep the folders and report it"
 )
 
 
@@ -181,6 +195,9 @@ async def run_node(options: NodeOptions) -> int:
     except (ValueError, DataFolderError, ListenFailed, Disowned) as error:
         log.error("node.refused", reason=str(error))
         return EXIT_REFUSED
+    except EntryUnreadable as error:
+        log.error("node.entry_unreadable", reason=str(error), advice=UNREADABLE)
+        return EXIT_STORAGE
     except StorageError as error:
         log.error("node.storage_failed", reason=str(error), advice=REJOIN.format(node=options.node))
         return EXIT_STORAGE
