@@ -78,6 +78,9 @@ class Limits:
 
     reads_inflight_max: int = 65_536
     peer_queue_bytes_max: int = 64 * 1024 * 1024
+    write_queue_bytes_max: int = 64 * 1024 * 1024
+    """Accepted values that wait for a slow disk. With more, a node proposes nothing, and accepts and learns
+    nothing: the others go on without it, and it learns later what it dropped."""
     learn_bytes_max: int = 4 * 1024 * 1024
     """Entries sent to a lagging peer in one message."""
     learned_bytes_max: int = 8 * 1024 * 1024

@@ -70,6 +70,7 @@ from journal.paxos.membership import Membership
 from journal.paxos.messages import (
     REPAIR_MESSAGES,
     SNAPSHOT_MESSAGES,
+    Accept,
     AcceptedValue,
     Envelope,
     Learned,
@@ -87,6 +88,9 @@ from journal.types import NodeId, Revision, Slot
 
 INBOX_MESSAGES_MAX = 20_000
 """Envelopes that wait for the loop; more are dropped, which the protocol tolerates."""
+
+GATHER_S_MAX = 0.02
+"""Offers wait so long at most for a write to end, to go with all that came meanwhile."""
 
 FOLD_OFFERS_PER_TURN = 2_000
 """A node that catches up folds this many offers, then lets the loop turn."""
@@ -326,10 +330,18 @@ class Node:
                     answers, repaired = self._care.step(envelope.sender, envelope.message, self.space)
                     self._send(answers)
                     self._writer.log(repaired)
-                else:
+                elif not self._has_no_room_for(envelope.message):
                     self._core.step(envelope, now)
             except ProtocolViolation as violation:
                 self._logger.warning("peer.violation", peer=envelope.sender, reason=str(violation))
+
+    def _has_no_room_for(self, message: Message) -> bool:
+        """Whether it brings what would wait for the disk for too long. It comes again, or is asked for."""
+        return self._is_behind_its_disk and isinstance(message, (Accept, Learned))
+
+    @property
+    def _is_behind_its_disk(self) -> bool:
+        return self._writer.log_bytes >= self.config.limits.write_queue_bytes_max
 
     def _tick(self, now: float) -> None:
         if not self._identities.disowned:
@@ -352,7 +364,7 @@ class Node:
 
     def _propose(self, now: float) -> None:
         core, config = self._core, self.config
-        if self._identities.disowned:
+        if self._identities.disowned or self._is_behind_its_disk:
             return
         while core.can_propose and self._commands:
             command = self._commands.next()
@@ -362,8 +374,10 @@ class Node:
         while core.can_propose and self._membership_lags():
             core.propose(NOOP, now)
         while core.can_propose and self._admission.waiting:
-            # Natural batching: while a write is under way, or enough slots are in flight, offers gather.
-            busy = self._writer.is_writing or core.slots_in_flight >= config.pipeline_slots_max
+            # Natural batching: while a write is under way, or enough slots are in flight, offers gather. Not
+            # for long, though: a quorum without this disk can commit, so a disk that stalls stops nobody.
+            gathers = self._writer.is_writing and self._writer.under_way_s < GATHER_S_MAX
+            busy = gathers or core.slots_in_flight >= config.pipeline_slots_max
             if busy and self._admission.waiting_bytes < config.limits.batch_bytes_max // 2:
                 return
             proposal = self._admission.next_entry(self._clock.wall_ms())

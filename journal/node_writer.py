@@ -53,6 +53,8 @@ class Writer:
         self.storage = storage
         self.log_writes: list[Write] = []
         """Of the acceptor: synced."""
+        self.log_bytes = 0
+        """Values in ``log_writes``."""
         self.space_writes: list[Write] = []
         self.learners: list[SendEntries] = []
         """To be answered from the log: only behind the write of what was drained with the request."""
@@ -80,7 +82,9 @@ class Writer:
 
     def log(self, writes: Iterable[Write]) -> None:
         """Queue records of the log: they are synced."""
+        queued = len(self.log_writes)
         self.log_writes.extend(writes)
+        self.log_bytes += sum(len(value) for _key, value in self.log_writes[queued:] if value is not None)
         if self.log_writes:
             self._ready.set()
 
@@ -132,6 +136,7 @@ class Writer:
             writes = self.log_writes + self.space_writes
             flushed = self._host.folded()
             self.log_writes, self.space_writes = [], []
+            self.log_bytes = 0
             self._flush_wanted = False
             self.batches += 1
             self.is_writing = True

@@ -67,7 +67,7 @@ class Lease:
                 await trio.sleep(delay)
                 asked = trio.current_time()
                 try:
-                    ttl_ms = await self._router.at_leader(self._renew, max(interval, 0.1))
+                    ttl_ms = await self._router.at_leader(self._renew, max(interval, 0.1), is_urgent=True)
                 except LeaseNotFound:
                     break
                 except JournalError as error:

@@ -184,14 +184,18 @@ class Router:
 
     # -- the leader -----------------------------------------------------------------
 
-    async def at_leader(self, call: Callable[[Connection], Awaitable[T]], timeout_s: float) -> T:
+    async def at_leader(
+        self, call: Callable[[Connection], Awaitable[T]], timeout_s: float, *, is_urgent: bool = False
+    ) -> T:
         """Make one try of ``call`` at whoever is thought to lead, and learn from what it says.
 
-        Waits for its turn first while the leader is being looked for. Raises what ``call``
-        raised, or ``Unavailable`` after ``timeout_s``; the caller decides whether to try again,
-        and need not wait before it does.
+        Waits for its turn first while the leader is being looked for, unless it ``is_urgent``: who
+        looks for it may be an offer that waits for a slow disk, and what must not wait for a disk
+        must not wait for that. Raises what ``call`` raised, or ``Unavailable`` after ``timeout_s``; the
+        caller decides whether to try again, and need not wait before it does (an urgent one paces itself).
         """
-        await self._turn()
+        if not is_urgent:
+            await self._turn()
         endpoint, epoch = self._leader, self._epoch
         try:
             with trio.move_on_after(timeout_s):
@@ -216,7 +220,7 @@ class Router:
             self._confirm(epoch)  # it did not take the call, but as a leader
             raise
         finally:
-            if self._probing and epoch == self._epoch and not self._confirmed:
+            if not is_urgent and self._probing and epoch == self._epoch and not self._confirmed:
                 self._end_probe(wake_all=False)  # cancelled: the next one probes
 
     async def _turn(self) -> None:

@@ -274,6 +274,8 @@ class FakeNode:
         self.hint: str | None = None
         self.up = True
         self.silent = False
+        self.stalls = False
+        """It leads, but its disk does not: submits are not answered, all else is."""
         self.frozen_at: Revision | None = None  # cut off: it stands there and does not know it
         self.cluster = "c"
         self.limits = Limits()
@@ -360,6 +362,8 @@ class FakeConnection:
             raw = unpack_batch(data, node.limits)
             if not node.leads:
                 raise NotLeader(NodeId(9) if node.hint else None, node.hint)
+            if node.stalls:
+                await trio.sleep_forever()
             if len(raw.offers) > node.limits.offers_inflight_max:
                 raise Overloaded("offers_inflight_max", node.limits.offers_inflight_max, 10)
             fate = cluster.faults.fate()

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from journal.client import LeaseLost
-from journal.errors import InvalidRequest, LeaseNotFound
+from journal.errors import InvalidRequest, JournalError, LeaseNotFound
 
 from .fake import FakeCluster, client
 
@@ -113,3 +113,22 @@ async def test_anybodys_lease_can_be_kept_alive(autojump_clock: object) -> None:
         assert await journal.keep_alive(7) == 1500
         with pytest.raises(LeaseNotFound):
             await journal.keep_alive(8)
+
+
+async def test_offers_that_wait_for_a_slow_disk_keep_no_lease_from_being_kept(autojump_clock: object) -> None:
+    """Found by the simulator: an offer that was not answered was taken for a search for the leader, and the
+    keep-alives waited until it had timed out."""
+    cluster = FakeCluster()
+    async with client(cluster) as journal, journal.lease(1.0) as lease, trio.open_nursery() as nursery:
+        for node in cluster.nodes.values():
+            node.stalls = True
+
+        async def offer(number: int) -> None:
+            with pytest.raises(JournalError):
+                await journal.put(b"key%d" % number, b"v", timeout_s=20.0)
+
+        for number in range(3):
+            nursery.start_soon(offer, number)
+        for _ in range(60):
+            await trio.sleep(0.3)
+            assert lease.sure, trio.current_time()

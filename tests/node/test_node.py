@@ -421,6 +421,64 @@ async def test_a_slow_disk_ends_no_lease(autojump_clock: MockClock) -> None:
         assert leader.space.get(b"mine") is not None
 
 
+async def test_a_leader_whose_disk_stalls_goes_on_with_a_quorum_of_the_others(
+    autojump_clock: MockClock,
+) -> None:
+    """Found by the simulator: offers gathered while its write was under way, for as long as that took."""
+    async with running(3) as cluster:
+        leader = await cluster.leader()
+        await submit(leader, put("a"))
+        leader._writer.storage = disk = SlowDisk()
+        disk.delay_s = 60.0
+        began = trio.current_time()
+        for number in range(10):
+            await submit(leader, put(f"k{number}"))
+        assert trio.current_time() - began < 1.0
+        assert await cluster.leader() is leader
+
+
+async def test_what_waits_for_a_slow_disk_is_bounded(autojump_clock: MockClock) -> None:
+    """Found by the simulator: a follower kept in memory all that was agreed while its disk stood still."""
+    bound = 20_000
+    async with running(3, Limits(write_queue_bytes_max=bound)) as cluster:
+        leader = await cluster.leader()
+        slow = next(node for node in cluster.nodes.values() if node is not leader)
+        whole = slow._writer.storage
+        slow._writer.storage = disk = SlowDisk()
+        disk.delay_s = 20.0
+        for number in range(100):
+            await submit(leader, put(f"k{number % 7}", "v" * 1000))
+            assert slow._writer.log_bytes < bound + 4_000
+        assert slow.space.applied < 60
+        slow._writer.storage = whole
+        await trio.sleep(30)
+        await submit(leader, put("last"))
+
+
+async def test_a_leader_with_too_much_waiting_for_its_disk_proposes_no_more(
+    autojump_clock: MockClock,
+) -> None:
+    async with running(3, Limits(write_queue_bytes_max=5_000)) as cluster:
+        leader = await cluster.leader()
+        whole = leader._writer.storage
+        leader._writer.storage = disk = SlowDisk()
+        disk.delay_s = 3.0
+        done: list[int] = []
+
+        async def offer(number: int) -> None:
+            await submit(leader, put(f"k{number}", "v" * 1000))
+            done.append(number)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(20):
+                nursery.start_soon(offer, number)
+                await trio.sleep(0.05)
+            assert leader._writer.log_bytes < 8_000
+            assert len(done) < 20
+            leader._writer.storage = whole
+        assert len(done) == 20
+
+
 async def test_a_deposed_leader_keeps_no_lease_alive(autojump_clock: MockClock) -> None:
     async with running(3) as cluster:
         leader = await cluster.leader()

@@ -345,6 +345,7 @@ def limits_of(options: Options) -> Limits:
         snapshot_chunk_bytes_max=options.snapshot_chunk_bytes,
         snapshot_step_records=options.snapshot_step_records,
         snapshot_idle_s=options.snapshot_idle_s,
+        write_queue_bytes_max=options.write_queue_bytes,
         disk_reserve_bytes=options.disk_reserve_bytes,
         scrub_interval_s=options.scrub_interval_s,
         scrub_records_per_step=100,

@@ -13,6 +13,24 @@ from typing import Any
 
 LULL_PERIOD_S = 2.0
 
+FAULTS = (
+    *(
+        "loss",
+        "repeat",
+        "reorder",
+        "edge_loss",
+        "edge_late",
+        "edge_repeat",
+        "partition_s",
+        "picky_s",
+        "coup_s",
+    ),
+    *("clog_s", "crash_s", "power_s", "sync_error_s", "pause_node_s", "clock_jump_s", "transfer_s", "stop_s"),
+    *("outage_s", "members_s", "damage_s", "wipe_s", "full_disk_s", "clock_rates", "power_at_the_end"),
+    "client_death_s",
+)
+"""What goes wrong beside slow disks."""
+
 KINDS = ("register", "bank", "counter", "set", "range", "lease", "scan", "many", "read", "outcome", "direct")
 """What workers may do; a run draws a weight for each."""
 
@@ -55,6 +73,7 @@ class Options:
     scan_keys: int = 100
     cache_records: int = 1000
     flush_interval_s: float = 0.1
+    write_queue_bytes: int = 1_000_000
     log_slots_retained: int = 4096
     """The log behind is trimmed where it is compacted: who is farther behind needs a snapshot."""
     log_trim_step_slots: int = 50
@@ -121,6 +140,8 @@ class Options:
     """How far a node's clock may run from true, as a fraction."""
     spoiled_max: int = 1
     """How many nodes in all may lose or damage what is on their disks: never more than a minority."""
+    only_slow_disks: bool = False
+    """Nothing goes wrong but that disks are slow: then no lease that is kept alive may be lost."""
     voters_max: int = 5
     """How far the operator grows the cluster."""
     lull: float = 0.0
@@ -259,6 +280,8 @@ def draw(seed: int) -> Options:
             lull=rng.choice((0.0, 0.3)),
         )
     options = _with_disks_and_members(options, rng)
+    if rng.random() < 0.03:
+        options = only_slow_disks(options)
     if options.nodes == 7:  # keep a run's cost in bounds
         options = replace(options, storm_s=min(options.storm_s, 4.0), clients=min(options.clients, 2))
     if not any(options.weights):
@@ -295,8 +318,22 @@ def _with_disks_and_members(options: Options, rng: random.Random) -> Options:
         voters_max=max(options.nodes, rng.choice((4, 5))),
         damage_s=every(0.25, 1, 3, 8),
         scrub_interval_s=rng.choice((1, 3, 3600)),
+        write_queue_bytes=rng.choice((300, 5000, 1_000_000)),
         wipe_s=every(0.15, 8),
         wiped_returns=not members_s and rng.random() < 0.7,
         full_disk_s=every(0.12, 4, 10),
         disk_reserve_bytes=rng.choice((500, 4096, 20_000)),
+    )
+
+
+def only_slow_disks(options: Options) -> Options:
+    plain = Options(seed=options.seed)
+    faults = {name: getattr(plain, name) for name in FAULTS}
+    weights = tuple(
+        2 if kind == "lease" else weight for kind, weight in zip(KINDS, options.weights, strict=True)
+    )
+    timeout_s = options.election_timeout_s
+    return replace(
+        options,
+        **{**faults, "slow_disk_s": 3 * timeout_s, "only_slow_disks": True, "weights": weights},
     )

@@ -60,6 +60,8 @@ class Watch:
         """By node: the slots it said it accepted, and at which ballot."""
         self.proposed: dict[tuple[int, Ballot], bytes] = {}
         self.peaks: dict[str, int] = {}
+        self._entry_bytes_max = 64
+        """The largest entry so far, and what is beside it in a record."""
         self._recovered: dict[int, int] = {}
 
     # -- a node comes up -------------------------------------------------------------------
@@ -205,6 +207,7 @@ class Watch:
         self.values[slot] = entry
         self.chains[slot] = folded.chain
         self.revisions[slot] = folded.revision
+        self._entry_bytes_max = max(self._entry_bytes_max, len(entry) + 64)
         world.digest("fold", slot, folded.chain)
         kind = kind_of(entry)
         if kind == KIND_MEMBERSHIP:
@@ -296,6 +299,13 @@ class Watch:
                     "tail buffer",
                     node.tails._recent_bytes if trimmable else 0,
                     limits.tail_recent_bytes_max,
+                ),
+                (
+                    "bytes waiting for the disk",
+                    node._writer.log_bytes,
+                    # What one turn of the loop takes in is not counted until its end.
+                    limits.write_queue_bytes_max
+                    + 2 * (ahead + limits.window_slots_max) * self._entry_bytes_max,
                 ),
                 ("slots in flight", core.slots_in_flight, limits.window_slots_max),
             ):
