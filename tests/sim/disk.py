@@ -87,10 +87,12 @@ class SimDisk:
         if sync and self.fails_next_sync:
             self.fails_next_sync, self.has_failed = False, True
             self._host.world.log(self._host.number, "the disk fails a sync")
-            # Part of it may be on the disk all the same: the host draws that when it restarts. What was
-            # written before and not synced is gone too, whatever a later sync says: the kernel takes pages
-            # that it could not write for clean (Rebello et al., 2020).
-            self.memory._unsynced.clear()
+            if self._rng.random() < 0.5:
+                # What was written before and not synced is gone with it, whatever a later sync says: the
+                # kernel takes pages that it could not write for clean (Rebello et al., 2020).
+                self.memory._unsynced.clear()
+                self._writing = None
+            # Else it may be on the disk all the same: that is drawn when the process ends.
             raise StorageFailed("sync failed: an injected fault")
         self._writing = None
         self.writes += 1

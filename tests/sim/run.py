@@ -17,7 +17,7 @@ import journal.sessions
 from journal.client import Journal, OfferRejected, connect
 from journal.connection import LOCAL, Connection
 from journal.connection_local import LocalConnection
-from journal.errors import JournalError, SpaceFull, StorageError
+from journal.errors import JournalError, RecordDamaged, SpaceFull, StorageError
 from journal.node import Node
 from journal.offers import Offer, Put
 from journal.types import Revision
@@ -153,6 +153,24 @@ async def _course(world: World) -> None:
             host.start_if_down()
         await _converge(world, "after the last power loss")
     await _record_end(world)
+    _compare(world)
+
+
+def _compare(world: World) -> None:
+    """What the chain does not cover is the same on all nodes, too: who is remembered, and leases."""
+    states: dict[int, object] = {}
+    for host in needed(world):
+        node = host.node
+        if node is not None and node.space.applied == world.watch.applied:
+            space = node.space
+            leases = {lease: (found.ttl_ms, sorted(found.keys)) for lease, found in space.leases.items()}
+            states[host.number] = (space.compacted, sorted(leases.items()), space.sessions)
+    first = next(iter(states.values()), None)
+    for number, state in states.items():
+        if state != first:
+            text = f"node {number} and node {min(states)} differ: {state} and {first}"
+            world.violate("nodes that folded the same slots are in the same state", text[:600])
+            return
 
 
 async def _clients(world: World, number: int, stop: trio.Event) -> None:
@@ -295,12 +313,33 @@ async def _record_end(world: World) -> None:
         recorder.message("folds", number, 1, len(commits), commits)
     recorder.complete("folds", number, ended=True)
     for host in needed(world):
-        try:
+        if not host.is_spoiled or await _mended(world, host):
             await _record_node(world, host)
-        except StorageError as damage:
-            if not host.is_spoiled:
-                raise
-            world.log(host.number, f"not asked further: {damage}")
+
+
+async def _mended(world: World, host: Host) -> bool:
+    """Read all that a node with a damaged disk can tell. What it finds damaged must be repaired from the
+    others, in a bounded time; a disk that cannot be read is the end of it."""
+    patience = 100
+    for _ in range(patience):
+        node = host.node
+        try:
+            if node is not None and node.space.applied == world.watch.applied:
+                after = node.space.slots.oldest_tail
+                while after < node.space.revision:
+                    after = node.tails.read(after, 100_000).last
+                node.space.scan(b"", b"", node.space.revision, 10_000, 1 << 20)
+                return True
+        except RecordDamaged as damage:
+            assert node is not None
+            node.damaged(damage)
+        except StorageError:
+            return False
+        if host.is_lost:
+            return False
+        await trio.sleep(world.options.election_timeout_s / 4)
+    world.violate("what is damaged is repaired from the others", f"node {host.number}: {_stand(host.node)}")
+    return False
 
 
 async def _record_node(world: World, host: Host) -> None:

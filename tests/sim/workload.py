@@ -355,6 +355,8 @@ async def hold_lease(world: World, journal: Journal, name: str, rng: random.Rand
                     pass
                 with trio.move_on_after(rng.random() * 6):
                     await lease.lost.wait()
+                    if world.options.only_slow_disks:
+                        world.violate("a slow disk expires no lease", f"{name} lost lease {lease.id}")
                     world.log(0, f"{name} lost lease {lease.id}")
         except (OfferRejected, OfferUnknown, JournalError) as error:
             world.log(0, f"{name} got no lease: {error}")
