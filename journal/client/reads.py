@@ -27,7 +27,7 @@ from journal.errors import ProtocolViolation, RevisionInFuture
 from journal.types import Revision
 from journal.versions import Record
 
-PAGE_KEYS_MAX = 1_000
+PAGE_KEYS_MAX = 4_000
 
 
 class Reads:

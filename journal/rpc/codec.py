@@ -8,7 +8,7 @@ bytes that the journal stores (``journal.offers``).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgpack
 
@@ -57,9 +57,7 @@ from journal.paxos.messages import (
 from journal.rpc.pb import journal_pb2 as pb
 from journal.rpc.pb import paxos_pb2 as px
 from journal.types import Ballot, NodeId, Slot
-
-if TYPE_CHECKING:
-    from journal.versions import Record
+from journal.versions import Record
 
 # -- peers' messages --------------------------------------------------------------------
 
@@ -363,6 +361,29 @@ def pack_record(key: bytes, record: Record | None, *, keys_only: bool = False) -
         version=record.version,
         lease=record.lease,
     )
+
+
+def pack_records(items: list[tuple[bytes, Record]]) -> bytes:
+    """Return keys and their records in the packed form of a scan's page."""
+    packed: bytes = msgpack.packb(items)
+    return packed
+
+
+def unpack_records(data: bytes) -> list[tuple[bytes, Record]]:
+    """Return what ``pack_records`` packed; no bytes are no records. Raises ``ProtocolViolation``."""
+    if not data:
+        return []
+    try:
+        items = msgpack.unpackb(data, use_list=False)
+        return [(_bytes(key), Record(*record)) for key, record in items]
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise ProtocolViolation(f"a page of a scan does not decode: {error}") from error
+
+
+def _bytes(value: object) -> bytes:
+    if not isinstance(value, bytes):
+        raise TypeError(f"a key is {type(value).__name__}, not bytes")
+    return value
 
 
 def check_range(where: str, start: bytes, end: bytes) -> None:

@@ -40,7 +40,7 @@ from journal.paxos.changes import AddLearner, MemberChange, Promote
 from journal.rpc import bridge, methods
 from journal.rpc.bridge import AsyncioSide, AsyncioThread
 from journal.rpc.channels import CLIENT_MESSAGE_BYTES_MAX, channel_options
-from journal.rpc.codec import unpack_verdict
+from journal.rpc.codec import unpack_records, unpack_verdict
 from journal.rpc.errors import error_of_call, unpack_error
 from journal.rpc.methods import Method
 from journal.rpc.pb import admin_pb2
@@ -176,9 +176,11 @@ class GrpcConnection:
             at_least=consistency.revision,
             limit_keys=limit_keys,
             limit_bytes=limit_bytes,
+            packed=True,
         )
         reply: pb.ScanReply = await self._call(methods.SCAN, request)
-        items = [(record.key, _present(record)) for record in reply.records]
+        # A node of an earlier version does not know the packed form.
+        items = unpack_records(reply.packed) or [(record.key, _present(record)) for record in reply.records]
         return ScanReply(Revision(reply.revision), items, reply.next if reply.HasField("next") else None)
 
     @asynccontextmanager

@@ -30,7 +30,7 @@ from journal.offers import (
     pack_offer,
 )
 from journal.paxos.changes import AddLearner, MemberChange, Promote, Remove
-from journal.rpc.codec import check_keys, check_range, pack_record, pack_verdict
+from journal.rpc.codec import check_keys, check_range, pack_record, pack_records, pack_verdict
 from journal.rpc.duplex import Duplex
 from journal.rpc.edge import Context, Edge
 from journal.rpc.errors import pack_error
@@ -38,6 +38,7 @@ from journal.rpc.pb import admin_pb2
 from journal.rpc.pb import journal_pb2 as pb
 from journal.snapshots.serve import SnapshotPart
 from journal.types import NodeId, Revision, Slot
+from journal.versions import Record
 
 _SCAN_STEP_KEYS = 1_000
 """A large page is read in steps, between which the node's loop may turn."""
@@ -85,17 +86,28 @@ class Service:
         keys = min(request.limit_keys or limits.scan_keys_max, limits.scan_keys_max)
         room = min(request.limit_bytes or limits.scan_bytes_max, limits.scan_bytes_max)
         reply = pb.ScanReply(revision=revision)
+        packed: list[tuple[bytes, Record]] = []
         position: bytes | None = start
         while position is not None and keys > 0 and room > 0:
             step = min(keys, _SCAN_STEP_KEYS)
             items, position = space.scan(position, end, revision, step, room)
-            for key, record in items:
-                reply.records.append(pack_record(key, record, keys_only=request.keys_only))
-                room -= len(key) + len(record.value)
+            room -= sum(len(key) + len(record.value) for key, record in items)
+            if request.packed:
+                packed += (
+                    [(key, record._replace(value=b"")) for key, record in items]
+                    if request.keys_only
+                    else items
+                )
+            else:
+                reply.records.extend(
+                    pack_record(key, record, keys_only=request.keys_only) for key, record in items
+                )
             keys -= len(items)
             if 0 < len(items) < step:  # the bytes ended it, or the range
                 break
             await asyncio.sleep(0)
+        if packed:
+            reply.packed = pack_records(packed)
         if position is not None:
             reply.next = position
         return reply

@@ -16,6 +16,7 @@ from journal.connection import LINEARIZABLE, LOCAL, at_least
 from journal.errors import (
     InvalidRequest,
     LeaseNotFound,
+    ProtocolViolation,
     RevisionCompacted,
     RevisionInFuture,
     Unavailable,
@@ -23,11 +24,13 @@ from journal.errors import (
 from journal.limits import Limits
 from journal.offers import Adjust, Delete, LeaseGrant, Offer, Put
 from journal.rpc import bridge, methods
+from journal.rpc.codec import unpack_records
 from journal.rpc.edge import EdgeLimits
 from journal.rpc.methods import Method
 from journal.rpc.pb import admin_pb2
 from journal.rpc.pb import journal_pb2 as pb
 from journal.types import NodeId, Revision, Slot
+from journal.versions import Record
 from tests.rpc.harness import batch, guest, served, served_fake
 
 
@@ -94,6 +97,32 @@ async def test_scan_reads_a_large_page_in_steps_and_keys_only() -> None:
         assert [record.key for record in reply.records] == [b"%04d" % number for number in range(1500)]
         assert {record.value for record in reply.records} == {b""}
         assert not reply.HasField("next")
+
+
+@guest
+@pytest.mark.parametrize("keys_only", [False, True])
+async def test_a_packed_page_holds_what_the_typed_one_holds(keys_only: bool) -> None:
+    async with served() as here:
+        offers = [Offer(mutations=(Put(b"%04d" % number, b"value %d" % number),)) for number in range(1500)]
+        await here.connection.submit(batch(*offers))
+        await here.connection.submit(batch(*offers[:500]))
+        request = pb.ScanRequest(range=pb.Range(start=b"0100"), keys_only=keys_only, limit_keys=1200)
+        typed = await here.call(methods.SCAN, request)
+        request.packed = True
+        packed = await here.call(methods.SCAN, request)
+        assert not packed.records and packed.revision == typed.revision and packed.next == typed.next
+        assert unpack_records(packed.packed) == [
+            (r.key, Record(Revision(r.create), Revision(r.mod), r.version, r.lease, r.value))
+            for r in typed.records
+        ]
+
+
+@pytest.mark.parametrize(
+    "data", [b"\xc1", b"\x01", b"\x91\x01", b"\x91\x92\xa1k\x95\x01\x01\x01\x00\xc4\x00"]
+)
+def test_a_packed_page_that_does_not_decode_is_a_violation(data: bytes) -> None:
+    with pytest.raises(ProtocolViolation):
+        unpack_records(data)
 
 
 @guest
