@@ -86,11 +86,13 @@ class LocalCluster:
         node_args: Sequence[str] = (),
         agent_args: Sequence[str] = (),
         schedulers: int = 0,
+        api_port: int = 0,
         scheduler_args: Sequence[str] = (),
     ) -> Self:
         """Plan a new cluster; nothing is started. ``base_port`` None takes free ports; else node n
         listens on ``base_port + n``, or where ``endpoints`` says. ``node_args``, ``agent_args`` and
-        ``scheduler_args`` are more arguments for each ``synod node``, ``agent`` and ``scheduler``.
+        ``scheduler_args`` are more arguments for each ``synod node``, ``agent`` and ``scheduler``;
+        ``api_port``: where the ECS API is to be served, 0: nowhere.
 
         Raises ``LocalClusterError`` where the folder holds a cluster already or cannot be made.
         """
@@ -110,6 +112,7 @@ class LocalCluster:
             node_args=list(node_args),
             agent_args=list(agent_args),
             schedulers=schedulers,
+            api_port=api_port,
             scheduler_args=list(scheduler_args),
         )
         try:
@@ -268,8 +271,8 @@ class LocalCluster:
         return f"{HOST}:{port}" if port else None
 
     def start_api(self, port: int | None = None) -> str:
-        """Start the API process, if it does not run, and return its endpoint; on ``port``, or where it
-        was before. It answers soon after.
+        """Start the API process, unless it runs, on ``port`` (None: as planned), and return its endpoint.
+        It answers soon after.
 
         Raises ``PortInUse``, or ``LocalClusterError`` where it runs on another port.
         """
@@ -289,6 +292,14 @@ class LocalCluster:
                     )
                 self._spawn_api(state)
             return f"{HOST}:{state.api_port}"
+
+    def drop_api(self) -> None:
+        """Stop the API process, and serve none from now on."""
+        self.stop(only={API}, tasks=False)
+        with self._file.locked():
+            state = self._file.read()
+            state.api_port = 0
+            self._file.write(state)
 
     # -- growing and shrinking ------------------------------------------------------
 

@@ -24,6 +24,7 @@ NODES = 3
 AGENTS = 2
 SCHEDULERS = 1
 BASE_PORT = 7400
+API_PORT_ABOVE = 1000
 WATCH_INTERVAL_S = 0.25
 
 
@@ -34,7 +35,7 @@ WATCH_INTERVAL_S = 0.25
         "synod up --detach --dir /tmp/c1 --base-port 7500",
         "synod up                           after Ctrl-C or a crash: the same cluster, with its data",
         "synod up --nodes 5 --detach        a cluster of 3, running or not: two more nodes join it",
-        "synod up --api-port 8400           and the ECS API, for boto3 and aws-cli",
+        "synod up --api-port 9000           the ECS API, for boto3 and aws-cli, there and not at 8400",
         "synod up --chaos                   harm its nodes under load, and watch whether it keeps its word",
     )
 )
@@ -51,9 +52,9 @@ WATCH_INTERVAL_S = 0.25
 )
 @click.option(
     "--api-port",
-    type=click.IntRange(1, 65_535),
+    type=click.IntRange(0, 65_535),
     metavar="PORT",
-    help="Serve the ECS API there.  [default: as before]",
+    help=f"Serve the ECS API there; 0: nowhere.  [default: --base-port + {API_PORT_ABOVE}; without agents 0]",
 )
 @click.option("--detach", is_flag=True, help="Return when the cluster is ready, and leave it running.")
 @click.option("--timeout", "timeout_s", type=float, default=30.0, show_default=True, metavar="SECONDS")
@@ -87,7 +88,7 @@ def up(
     """
     if detach and chaos:
         raise misuse("--chaos needs the foreground: leave --detach out")
-    cluster = _plan(folder, nodes, agents, base_port, schedulers)
+    cluster = _plan(folder, nodes, agents, base_port, schedulers, api_port)
     with _signals_as_interrupts():
         if detach:
             _start(cluster, agents, timeout_s, as_json, nodes, schedulers, api_port)
@@ -177,6 +178,7 @@ def _plan(
     agents: int | None,
     base_port: int | None,
     schedulers: int | None,
+    api_port: int | None,
 ) -> LocalCluster:
     """Return the cluster of ``folder``, made if there is none; refuse what contradicts its plan.
 
@@ -194,13 +196,21 @@ def _plan(
         cluster.discard()
     except NoCluster:
         pass
+    base = BASE_PORT if base_port is None else base_port
     return LocalCluster.create(
         folder,
         nodes=NODES if nodes is None else nodes,
         agents=AGENTS if agents is None else agents,
-        base_port=BASE_PORT if base_port is None else base_port,
+        base_port=base,
         schedulers=schedulers if schedulers is not None else SCHEDULERS if agents != 0 else 0,
+        api_port=_api_port(base, agents) if api_port is None else api_port,
     )
+
+
+def _api_port(base_port: int, agents: int | None) -> int:
+    """Return where the API of a new cluster is served: where there is something to run tasks."""
+    port = base_port + API_PORT_ABOVE
+    return port if agents != 0 and port < 65_536 else 0
 
 
 def _contradiction(cluster: LocalCluster, nodes: int | None, base_port: int | None) -> tuple[str, str]:
@@ -252,7 +262,9 @@ def _start(
                 cluster.wait_ready(timeout_s, on_wait=tell)
             for number in cluster.agents if agents is None else range(1, agents + 1):
                 cluster.start_agent(number)
-            if api_port or cluster.api_endpoint:
+            if api_port == 0:
+                cluster.drop_api()
+            elif api_port or cluster.api_endpoint:
                 cluster.start_api(api_port)
             tell("agents connect")
             cluster.wait_agents(timeout_s)

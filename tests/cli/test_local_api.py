@@ -37,6 +37,9 @@ def test_the_api_comes_and_goes_with_the_cluster(tmp_path: Path, synod: Synod) -
         assert refused.code == 1
         assert f"the API runs already, on port {port}" in refused.err
 
+        assert synod("up", "--detach", "--dir", str(folder), "--api-port", "0").code == 0
+        assert "api" not in json.loads(synod("status", "--dir", str(folder), "--json").out)
+        assert synod("up", "--detach", "--dir", str(folder), "--api-port", str(port)).code == 0
         os.kill(cluster.running()["api"], signal.SIGSTOP)  # even one that does nothing is stopped
         assert synod("down", "--dir", str(folder)).code == 0
         assert cluster.running() == {}
