@@ -36,6 +36,10 @@ class ClientConfig:
     conflict_attempts_max: int = 32
     """How often ``transact`` runs its function before it gives up on conflicts."""
 
+    members_interval_s: float = 10.0
+    """How often an open client asks who the members are, so that it finds those that joined after it was
+    opened when those that it was given are gone. The first time is a second after the first answer."""
+
     tail_progress_interval_s: float = 1.0
     """How often the node of an idle tail shows that it is alive."""
     tail_silence_max_s: float = 4.0

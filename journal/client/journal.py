@@ -25,7 +25,7 @@ import trio
 from journal.client.config import ClientConfig
 from journal.client.errors import LeaseLost, OfferId, OfferRejected, OfferUnknown
 from journal.client.leases import LEASE_ID_BITS, Lease
-from journal.client.members import change_members, leader_status
+from journal.client.members import change_members, follow_members, leader_status
 from journal.client.reads import PAGE_KEYS_MAX, Pages, Reads
 from journal.client.router import Counters, Router
 from journal.client.snapshots import snapshot_parts
@@ -520,7 +520,8 @@ class _Background:
 class connect(AbstractAsyncContextManager[Journal]):
     """Open a client of the journal whose nodes are at ``endpoints``, each ``host:port``.
 
-    A list, or a text with commas between. One that runs is enough; name all, so that any may die.
+    A list, or a text with commas between. One that runs is enough; name all, so that any may die. Those that
+    come later are learned from these.
 
     ``cluster``: the id that the nodes' cluster must have; None: not checked.
     ``connector``: how to reach nodes; None: gRPC.
@@ -560,6 +561,7 @@ class connect(AbstractAsyncContextManager[Journal]):
         journal = Journal(self._router, self._nursery)
         try:
             await self._nursery.start(journal._submitter.run)
+            self._nursery.start_soon(follow_members, self._router)
         except BaseException as error:  # cancelled: nobody will call ``__aexit__``
             await self.__aexit__(type(error), error, error.__traceback__)
             raise

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from journal.node import NodeMember, NodeStatus
 
 
+FIRST_LOOK_S = 1.0
+"""A client that is closed sooner, such as a command's, never asks."""
+
+
 def is_made(change: MemberChange, members: Iterable[NodeMember]) -> bool:
     """Whether ``members`` are as ``change`` would have them."""
     found = next((member for member in members if member.node == change.node), None)
@@ -29,6 +33,25 @@ def is_made(change: MemberChange, members: Iterable[NodeMember]) -> bool:
     if isinstance(change, Promote):
         return found is not None and found.voter
     return found is None
+
+
+async def follow_members(router: Router) -> None:
+    """Keep the router told of who the members are, once anybody was reached. Until cancelled."""
+
+    async def ask(connection: Connection) -> NodeStatus:
+        return await connection.status()
+
+    interval_s = router.config.members_interval_s
+    await router.reached.wait()
+    await trio.sleep(min(FIRST_LOOK_S, interval_s))
+    while True:
+        try:
+            status = await router.anywhere(ask, interval_s, leader_first=True)
+        except JournalError:
+            pass  # whoever uses the client is told; here it is asked again
+        else:
+            router.learn_members(status.applied, [member.endpoint for member in status.members])
+        await trio.sleep(interval_s)
 
 
 async def leader_status(router: Router, timeout_s: float | None) -> NodeStatus:

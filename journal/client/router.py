@@ -8,6 +8,9 @@ moved, a node is dead) helps all, and so that a cluster in trouble sees few call
   waits, with jitter, up to ``backoff_max_s``. A report about a leader that has been
   replaced meanwhile is ignored, so a burst of failures moves the client on once.
 * Reads and tails stay with one node until it fails, and then all move on together.
+* Nodes come and go: once in a while a node is asked who the members are (``learn_members``). Members
+  are asked before the endpoints that the client was given and that are none any more; these are kept, as
+  the last resort, because they may be other names of the same nodes.
 
 The router also keeps ``seen``, the highest revision the client has been told of. A read
 is refused if it is older than what was seen before it began: the client never goes
@@ -37,7 +40,7 @@ from journal.errors import (
     Unavailable,
     WrongCluster,
 )
-from journal.types import Revision
+from journal.types import Revision, Slot
 
 log = logging.getLogger("journal.client")
 
@@ -121,6 +124,10 @@ class Router:
         # In random order, so that many clients do not all begin with the same node.
         self._ring = list(dict.fromkeys(endpoints))
         rng.shuffle(self._ring)
+        self._given = tuple(self._ring)
+        self._learned = Slot(0)
+        self.reached = trio.Event()
+        """Set by the first answer of any node."""
         self._home = 0
 
         self._leader = self._ring[0]
@@ -135,7 +142,7 @@ class Router:
 
     @property
     def endpoints(self) -> tuple[str, ...]:
-        """The endpoints the client was given, in its own random order."""
+        """The members' endpoints, as far as they were learned, and those the client was given."""
         return tuple(self._ring)
 
     @property
@@ -181,6 +188,22 @@ class Router:
         self._wrong[endpoint] = error
         if all(one in self._wrong for one in self._ring):
             raise error
+
+    def learn_members(self, applied: Slot, endpoints: Sequence[str]) -> None:
+        """A node that has folded ``applied`` says that the members are at ``endpoints``."""
+        if applied < self._learned or not endpoints:
+            return  # from before what was learned already
+        self._learned = applied
+        there = [endpoint for endpoint in self._ring if endpoint in endpoints]
+        others = [endpoint for endpoint in self._given if endpoint not in endpoints]
+        ring = [*there, *(endpoint for endpoint in endpoints if endpoint not in there), *others]
+        if ring == self._ring:
+            return
+        log.info("the members are at %s", ", ".join(endpoints))
+        home = self.home
+        self._ring = ring
+        self._home = ring.index(home) if home in ring else 0
+        self._ring_next %= len(ring)
 
     # -- the leader -----------------------------------------------------------------
 
@@ -245,6 +268,7 @@ class Router:
             self._probe_waiters.unpark()
 
     def _confirm(self, epoch: int) -> None:
+        self.reached.set()
         if epoch != self._epoch or self._confirmed:
             return
         self._confirmed = True
@@ -322,7 +346,9 @@ class Router:
                 delay = 0.0
                 try:
                     with trio.move_on_after(self.config.attempt_timeout_s):
-                        return await call(await self.connection(endpoint))
+                        result = await call(await self.connection(endpoint))
+                        self.reached.set()
+                        return result
                     error = NoAnswer(f"{endpoint} did not answer within {self.config.attempt_timeout_s:g} s")
                 except Overloaded as overloaded:
                     error = overloaded
