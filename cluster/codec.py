@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Self
@@ -69,15 +69,18 @@ class Record:
         """Return the record of a map under ECS's names. Raises ``RecordInvalid``."""
         if not isinstance(value, dict):
             raise RecordInvalid(where, f"a map is wanted, not {type(value).__name__}")
-        rest = dict(value)
+        known = _checkers(cls)
         given: dict[str, Any] = {}
-        for name, wire, kind in _fields(cls):
-            if rest.get(wire) is not None:
-                given[name] = _checked(rest.pop(wire), kind, f"{where}.{wire}" if where else wire)
-            else:
-                rest.pop(wire, None)
-        if not all(isinstance(key, str) for key in rest):
-            raise RecordInvalid(where, "a field's name is not text")
+        rest: dict[str, Any] = {}
+        for wire, item in value.items():
+            field_of = known.get(wire)
+            if field_of is None:
+                if not isinstance(wire, str):
+                    raise RecordInvalid(where, "a field's name is not text")
+                rest[wire] = item
+            elif item is not None:
+                name, check = field_of
+                given[name] = check(item, where, wire)
         try:
             record = cls(extra=rest, **given)
         except TypeError as error:
@@ -150,40 +153,86 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _checked(value: Any, kind: Any, where: str) -> Any:
-    """Return ``value`` as ``kind``. Raises ``RecordInvalid``. This is the whole grammar of records."""
+Checker = Callable[[Any, str, str], Any]
+"""Takes a value and where it stands, in two parts that are put together only for an error."""
+
+_CHECKERS: dict[Any, dict[str, tuple[str, Checker]]] = {}
+
+
+def _checkers(cls: type[Record]) -> dict[str, tuple[str, Checker]]:
+    """Return (name, checker) of each field but ``extra``, by its name on the wire."""
+    known = _CHECKERS.get(cls)
+    if known is None:
+        known = _CHECKERS[cls] = {wire: (name, _checker(kind)) for name, wire, kind in _fields(cls)}
+    return known
+
+
+def _checker(kind: Any) -> Checker:
+    """Return what checks a value against a type, and returns it. This is the whole grammar of records."""
     if kind is Any:
-        return value
+        return lambda value, where, part: value
     origin = typing.get_origin(kind)
     if origin in (typing.Union, types.UnionType):  # only ``X | None``
         (inner,) = (argument for argument in typing.get_args(kind) if argument is not type(None))
-        return _checked(value, inner, where)
+        return _checker(inner)
     if origin is tuple:
-        if not isinstance(value, list):
-            raise RecordInvalid(where, f"a list is wanted, not {type(value).__name__}")
-        item_kind = typing.get_args(kind)[0]
-        return tuple(_checked(item, item_kind, f"{where}[{i}]") for i, item in enumerate(value))
+        return _list_checker(_checker(typing.get_args(kind)[0]))
     if origin is not None:  # Mapping[str, X]
-        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-            raise RecordInvalid(where, "a map with text keys is wanted")
-        item_kind = typing.get_args(kind)[1]
-        return {key: _checked(item, item_kind, f"{where}.{key}") for key, item in value.items()}
+        return _map_checker(_checker(typing.get_args(kind)[1]))
     if issubclass(kind, Record):
-        return kind.from_map(value, where)
+        return lambda value, where, part: kind.from_map(value, _join(where, part))
     if issubclass(kind, StrEnum):
-        try:
-            return kind(value)
-        except ValueError:
-            raise RecordInvalid(where, f"{value!r} is none of {', '.join(kind)}") from None
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise RecordInvalid(where, f"{kind.__name__} is wanted, not {type(value).__name__}")
-    if kind is int and not INT64_MIN <= value <= INT64_MAX:
-        raise RecordInvalid(where, f"{value} is not a 64-bit number")
-    if kind is str:
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise RecordInvalid(where, f"{value!r} is not valid UTF-8") from None
-    return value
+        return _enum_checker(kind)
+    return _plain_checker(kind)
+
+
+def _list_checker(item: Checker) -> Checker:
+    def check(value: Any, where: str, part: str) -> Any:
+        if not isinstance(value, list):
+            raise RecordInvalid(_join(where, part), f"a list is wanted, not {type(value).__name__}")
+        return tuple([item(one, where, f"{part}[{i}]") for i, one in enumerate(value)])
+
+    return check
+
+
+def _map_checker(item: Checker) -> Checker:
+    def check(value: Any, where: str, part: str) -> Any:
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            raise RecordInvalid(_join(where, part), "a map with text keys is wanted")
+        return {key: item(one, where, f"{part}.{key}") for key, one in value.items()}
+
+    return check
+
+
+def _enum_checker(kind: type[StrEnum]) -> Checker:
+    members = {str(member): member for member in kind}
+
+    def check(value: Any, where: str, part: str) -> Any:
+        member = members.get(value) if isinstance(value, str) else None
+        if member is None:
+            raise RecordInvalid(_join(where, part), f"{value!r} is none of {', '.join(kind)}")
+        return member
+
+    return check
+
+
+def _plain_checker(kind: Any) -> Checker:
+    def check(value: Any, where: str, part: str) -> Any:
+        if type(value) is not kind:
+            if kind is float and type(value) is int:
+                return float(value)
+            raise RecordInvalid(_join(where, part), f"{kind.__name__} is wanted, not {type(value).__name__}")
+        if kind is int and not INT64_MIN <= value <= INT64_MAX:
+            raise RecordInvalid(_join(where, part), f"{value} is not a 64-bit number")
+        if kind is str and not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise RecordInvalid(_join(where, part), f"{value!r} is not valid UTF-8") from None
+        return value
+
+    return check
+
+
+def _join(where: str, part: str) -> str:
+    return f"{where}.{part}" if where else part

@@ -7,7 +7,7 @@ everything else; only a combination of labels that each fit many and together fe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -32,13 +32,19 @@ class Page(Generic[T]):
 
 
 class Index(Generic[M]):
-    """Which members have which labels."""
+    """Which members have which labels.
+
+    A label's members are sorted when somebody first asks for them, and kept in order from then
+    on: loading a large state sorts nothing that nobody looks at.
+    """
 
     def __init__(self) -> None:
-        self._of: dict[Label, SortedSet] = {}
+        self._of: dict[Label, set[M] | SortedSet] = {}
 
-    def change(self, member: M, old: Iterable[Label], new: Iterable[Label]) -> None:
+    def change(self, member: M, old: Sequence[Label], new: Sequence[Label]) -> None:
         """Take ``member`` from its old labels to its new ones."""
+        if old == new:
+            return
         before, after = set(old), set(new)
         for label in before - after:
             members = self._of[label]
@@ -46,18 +52,23 @@ class Index(Generic[M]):
             if not members:
                 del self._of[label]
         for label in after - before:
-            members = self._of.get(label)
-            if members is None:
-                members = self._of[label] = SortedSet()
-            members.add(member)
+            there = self._of.get(label)
+            if there is None:
+                there = self._of[label] = set()
+            there.add(member)
 
     def count(self, label: Label) -> int:
-        members = self._of.get(label)
-        return len(members) if members is not None else 0
+        return len(self._of.get(label, ()))
 
     def of(self, label: Label) -> Iterable[M]:
         """Return the members that have a label, in order."""
-        members: Iterable[M] = self._of.get(label, ())
+        members: Iterable[M] = self._sorted(label) or ()
+        return members
+
+    def _sorted(self, label: Label) -> SortedSet | None:
+        members = self._of.get(label)
+        if isinstance(members, set):
+            members = self._of[label] = SortedSet(members)
         return members
 
     def walk(
@@ -72,12 +83,13 @@ class Index(Generic[M]):
 
         Only those that come after ``after``; ascending also only from ``start`` on, itself included.
         """
-        found = [self._of.get(label) for label in labels]
-        sets = [members for members in found if members is not None]
-        if len(sets) < len(found):
+        wanted = list(labels)
+        if not all(label in self._of for label in wanted):
             return  # nobody has one of them
-        shortest = min(sets, key=len)
-        others = [members for members in sets if members is not shortest]
+        label = min(wanted, key=self.count)
+        others = [self._of[other] for other in wanted if other != label]
+        shortest = self._sorted(label)
+        assert shortest is not None
         place: Any = after
         included = start is not None and (after is None or place < start)
         if included:

@@ -96,8 +96,9 @@ class ClusterTables:
         view = replace(view, observed=record) if parsed.kind is Kind.STATUS else replace(view, desired=record)
         _set(self.tasks, member, view if view.desired or view.observed else None)
         self.task_index.change(member, _task_labels(old), _task_labels(view))
-        self._count(old, -1)
-        self._count(view, 1)
+        if _counted(old) != _counted(view):
+            self._count(old, -1)
+            self._count(view, 1)
         if view.desired:
             self.where[parsed.task] = member
         elif self.where.get(parsed.task) == member:
@@ -114,7 +115,9 @@ class ClusterTables:
         self.service_index.change(parsed.service, _service_labels(old), _service_labels(view))
 
     def put_service_task(self, parsed: Parsed, record: At[Any] | None) -> None:
-        lines = self.service_tasks.setdefault(parsed.service, SortedDict())
+        lines = self.service_tasks.get(parsed.service)
+        if lines is None:
+            lines = self.service_tasks[parsed.service] = SortedDict()
         _set(lines, parsed.task, record)
         if not lines:
             del self.service_tasks[parsed.service]
@@ -175,7 +178,9 @@ class Tables:
                 self._put_in_cluster(key, parsed, record)
 
     def _put_in_cluster(self, key: bytes, parsed: Parsed, record: At[Any] | None) -> None:
-        cluster: ClusterTables = self.clusters.setdefault(parsed.cluster, ClusterTables())
+        cluster: ClusterTables | None = self.clusters.get(parsed.cluster)
+        if cluster is None:
+            cluster = self.clusters[parsed.cluster] = ClusterTables()
         match parsed.kind:
             case Kind.CLUSTER:
                 cluster.record = record
@@ -193,7 +198,9 @@ class Tables:
                 cluster.put_instance(parsed, record)
 
     def _put_definition(self, parsed: Parsed, record: At[TaskDefinition] | None) -> None:
-        revisions = self.families.setdefault(parsed.family, SortedDict())
+        revisions = self.families.get(parsed.family)
+        if revisions is None:
+            revisions = self.families[parsed.family] = SortedDict()
         old = revisions.get(parsed.revision)
         before = _family_labels(self.definition_index, parsed.family)
         member = (parsed.family, parsed.revision)
@@ -204,6 +211,13 @@ class Tables:
         _set(revisions, parsed.revision, record)
         if not revisions:
             del self.families[parsed.family]
+
+
+def _counted(view: TaskView | None) -> tuple[Phase, str, str] | None:
+    """Return what the counts see of a task."""
+    if view is None or view.desired is None:
+        return None
+    return view.phase, view.desired.record.group, view.desired.record.started_by
 
 
 def _attributes(view: InstanceView) -> Mapping[str, str]:
