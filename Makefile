@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status demo test sim mutants chaos chaos-control check format proto bench catch-up lock clean
+.PHONY: help setup up down status demo test sim mutants chaos chaos-control check format proto bench bench-check catch-up lock clean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -73,6 +73,9 @@ bench: $(STAMP) ## Measure beside etcd in the same run; CASE=lone measures one r
 
 catch-up: $(STAMP) ## Measure what a node a million revisions behind, and compaction, cost the cluster
 	@$(BIN)/python -m scripts.catch_up $(ARGS)
+
+bench-check: $(STAMP) ## Count the instructions an offer runs, and compare; ARGS=--keep keeps the new counts
+	@$(BIN)/python -m scripts.bench.check $(ARGS)
 
 lock: ## Pin the newest versions that pyproject.toml allows (needs uv)
 	uv pip compile pyproject.toml --upgrade --python-version 3.11 --generate-hashes --quiet \

@@ -6,6 +6,8 @@
 * ``loads``: what our own clients do; ``failover``: writers while the leader is killed.
 * ``report``: the table, the JSON and the picture.
 
+* ``check``: ``make bench-check``, which counts instead of timing.
+
 A number means nothing without the machine it was measured on, and this one may be noisy: so each row is
 a ratio to a peer measured in alternating rounds of the same run.
 """
