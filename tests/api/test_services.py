@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.api.world import DEADLINE_S, Ecs, Served, define
+from tests.api.world import Ecs, Served, define, until
 
 Fails = Callable[..., str]
 
@@ -234,13 +233,6 @@ def test_a_service_of_real_tasks_from_its_beginning_to_its_end(ecs: Ecs, other: 
 
 def messages(ecs: Ecs) -> list[str]:
     return [event["message"] for event in service_of(ecs, "default", "real")["events"]]
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def test_a_daemon_is_everywhere(ecs: Ecs, served: Served) -> None:
