@@ -19,6 +19,8 @@ key                                       holds                         written 
 ``cluster/<c>/token/<digest>``            RunTask's clientToken         the API
 ``cluster/<c>/queue/<order>-<id>``        a run that waits for          who queues it; the queue
                                           capacity                      scheduler
+``cluster/<c>/slot/<owner>/<slot>``       a place that one scheduler    schedulers of other people's
+                                          fills with one task           making (``schedulers.sdk``)
 ``taskdef/<family>/<revision>``           a task definition             who registers it
 ``account/<name>[/<principal>]``          an account setting            the API
 ========================================  ============================  =============================
@@ -67,6 +69,7 @@ class Kind(StrEnum):
     SERVICE_TASK = "service task"
     TOKEN = "token"
     QUEUE = "queue"
+    SLOT = "slot"
     TASK_DEFINITION = "taskdef"
     ACCOUNT = "account"
 
@@ -82,7 +85,9 @@ class Parsed(NamedTuple):
     revision: int = 0
     service: str = ""
     name: str = ""
-    """Of a token, a queued run, or an account setting (``name`` or ``name/principal``)."""
+    """Of a token, a queued run, a slot, or an account setting (``name`` or ``name/principal``)."""
+    owner: str = ""
+    """Of a slot."""
 
 
 def check_name(name: str, what: str) -> str:
@@ -162,6 +167,15 @@ def queued(cluster_name: str, run: str) -> bytes:
     return cluster(cluster_name) + f"/queue/{check_name(run, 'queued run')}".encode()
 
 
+def slots_of(cluster_name: str, owner: str) -> bytes:
+    """Return the prefix of the slots of one scheduler."""
+    return cluster(cluster_name) + f"/slot/{check_name(owner, 'scheduler')}/".encode()
+
+
+def slot(cluster_name: str, owner: str, name: str) -> bytes:
+    return slots_of(cluster_name, owner) + check_name(name, "slot").encode()
+
+
 def run_name(priority: int, submitted_at: float, run_id: str) -> str:
     """Return a name whose order is: the highest priority first, then the oldest (seconds)."""
     if not 0 <= priority <= PRIORITY_MAX:
@@ -222,6 +236,8 @@ def parse(key: bytes) -> Parsed | None:
             return Parsed(Kind.SERVICE_TASK, name, task=task_id, service=service_name)
         case ["cluster", name, ("token" | "queue") as kind, item]:
             return Parsed(Kind(kind), name, name=item)
+        case ["cluster", name, "slot", owner, item]:
+            return Parsed(Kind.SLOT, name, name=item, owner=owner)
         case ["account", name]:
             return Parsed(Kind.ACCOUNT, name=name)
         case ["account", name, principal]:

@@ -27,6 +27,7 @@ from cluster.records import (
     SchedulingStrategy,
     ServiceStatus,
     ServiceTask,
+    Slot,
     TaskDefinition,
     Token,
 )
@@ -404,6 +405,11 @@ class ClusterState:
         """Return the runs that wait, by name, in the order of priority and age."""
         waiting: Mapping[str, At[QueuedRun]] = self._of(cluster).queue
         return waiting
+
+    def slots(self, cluster: str, owner: str) -> Mapping[str, At[Slot]]:
+        """Return the slots that a scheduler has filled or freed, by name, in order."""
+        found: Mapping[str, At[Slot]] = self._of(cluster).slots.get(owner, {})
+        return found
 
     def account_setting(self, name: str, principal_arn: str = "") -> AccountSetting | None:
         """Return a principal's setting, or everybody's where it has none of its own."""

@@ -30,6 +30,7 @@ from cluster.records import (
     Service,
     ServiceStatus,
     ServiceTask,
+    Slot,
     Task,
     TaskDefinition,
     TaskStatus,
@@ -70,6 +71,8 @@ class ClusterTables:
     """By service: {task: At[ServiceTask]}."""
     tokens: dict[bytes, At[Token]] = field(default_factory=dict)
     queue: SortedDict = field(default_factory=SortedDict)
+    slots: dict[str, SortedDict] = field(default_factory=dict)
+    """By scheduler: {slot: At[Slot]}."""
 
     def put_instance(self, parsed: Parsed, record: At[Any] | None) -> None:
         old = self.instances.get(parsed.instance)
@@ -194,6 +197,8 @@ class Tables:
                 _set(cluster.tokens, key, record)
             case Kind.QUEUE:
                 _set(cluster.queue, parsed.name, record)
+            case Kind.SLOT:
+                _set(cluster.slots.setdefault(parsed.owner, SortedDict()), parsed.name, record)
             case _:
                 cluster.put_instance(parsed, record)
 
@@ -318,6 +323,7 @@ _RECORDS: Mapping[Kind, type[Record]] = {
     Kind.SERVICE_TASK: ServiceTask,
     Kind.TOKEN: Token,
     Kind.QUEUE: QueuedRun,
+    Kind.SLOT: Slot,
     Kind.TASK_DEFINITION: TaskDefinition,
     Kind.ACCOUNT: AccountSetting,
 }

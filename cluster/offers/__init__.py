@@ -55,6 +55,7 @@ from cluster.offers.services import (
     place_for_service,
     put_rollout,
 )
+from cluster.offers.slots import fill_slot, forget_slot
 from cluster.offers.tasks import abandon, change_task, forget, place, report, stop, stopped
 
 __all__ = [
@@ -77,9 +78,11 @@ __all__ = [
     "delete_cluster",
     "dequeue",
     "enqueue",
+    "fill_slot",
     "forget",
     "forget_instance",
     "forget_service",
+    "forget_slot",
     "forget_token",
     "place",
     "place_for_service",

@@ -9,7 +9,7 @@ Times are seconds since the epoch as a float, as ECS sends them; cpu is in CPU u
 * ``tasks``: what is desired of a task, and what is observed;
 * ``instances``: registrations, settings, what is left to claim;
 * ``services``: services, their deployments, rollouts and task index;
-* ``clusters``: clusters, tokens of requests, queued runs, account settings.
+* ``clusters``: clusters, tokens of requests, queued runs, slots, account settings.
 
 A field of ECS that nothing here acts on is kept as it came: in ``extra``, or in a map.
 """
@@ -20,6 +20,7 @@ from cluster.records.clusters import (
     Cluster,
     ClusterSetting,
     QueuedRun,
+    Slot,
     Token,
     TokenFailure,
 )
@@ -160,6 +161,7 @@ __all__ = [
     "ServiceEvent",
     "ServiceStatus",
     "ServiceTask",
+    "Slot",
     "StopCode",
     "StrategyType",
     "SystemControl",

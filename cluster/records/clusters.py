@@ -93,6 +93,17 @@ class QueuedRun(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Slot(Record):
+    """A place that a scheduler fills with one task at a time, so that its copies never fill it twice."""
+
+    instance: str
+    task: str
+    """The newest one that it was given; the slot is free again once that has stopped."""
+    failures: int = 0
+    """Tasks before it that failed, one after the other."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AccountSetting(Record):
     name: str
     value: str
