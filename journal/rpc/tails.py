@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 PREFIXES_MAX = 1_000
 PROGRESS_MS_MIN = 100
+UNTOLD_S = 0.02
+"""So long a reader may wait to be told that what came was hidden from it by its filter."""
 _ENCODED_MESSAGES_MAX = 16
 _ENCODED_BYTES_MAX = 256 * 1024
 _SNAPSHOT_KEYS = 500
@@ -60,19 +62,35 @@ class Tails:
             after = await self._snapshot(prefixes, context)
         node.tails.positions[context] = after
         silent_for_long = True  # so a reader that has just come hears something at once
+        told = after  # up to here the reader knows that it has everything
+        untold_since = 0.0
         while not edge.closing.done():
             try:
                 chunk = node.tails.read(after, bytes_max)
             except RevisionCompacted:
                 if request.snapshot != pb.SNAPSHOT_MODE_IF_COMPACTED:
                     raise
-                after = await self._snapshot(prefixes, context)
+                told = after = await self._snapshot(prefixes, context)
                 continue
             if chunk.last > after:
-                for message in self._messages(chunk, prefixes, request.packed, bytes_max):
+                messages = self._messages(chunk, prefixes, request.packed, bytes_max)
+                if messages and told < after:
+                    await context.write(self._nothing(told, after))
+                if not messages and told == after:
+                    untold_since = edge.loop.time()
+                for message in messages:
                     await context.write(message)
                 after = node.tails.positions[context] = chunk.last
+                told = after if messages else told
                 silent_for_long = False
+            # What the filter hides is told of together, soon: not with a message for each slot.
+            if told < after:
+                left_s = untold_since + UNTOLD_S - edge.loop.time()
+                if left_s <= 0 or not await self._commit_within(left_s, after):
+                    await context.write(self._nothing(told, after))
+                    told = after
+                continue
+            if chunk.last > chunk.first - 1:
                 continue
             if silent_for_long:
                 await context.write(self._progress(after))
@@ -104,10 +122,16 @@ class Tails:
             first=last + 1, last=last, current=self._edge.node.space.revision
         ).SerializeToString()
 
+    def _nothing(self, told: Revision, last: Revision) -> bytes:
+        """Between ``told`` and ``last`` there was nothing that the filter lets through."""
+        current = self._edge.node.space.revision
+        return pb.TailMessage(first=told + 1, last=last, current=current).SerializeToString()
+
     def _messages(
         self, chunk: TailChunk, prefixes: tuple[bytes, ...], packed: bool, bytes_max: int
     ) -> list[bytes]:
-        """Return a chunk's messages, encoded: from the last few made, where they are there."""
+        """Return a chunk's messages, encoded: from the last few made, where they are there. None of them
+        where the filter lets nothing through."""
         current = self._edge.node.space.revision
         key = (chunk.first, chunk.last, prefixes, packed, current)
         found = self._encoded.get(key)
@@ -185,7 +209,8 @@ def _encode(
             first, batch, size = Revision(last + 1), [], 0
         batch.append((commit, changes))
         size += weight
-    yield _message(first, chunk.last, batch, packed, current)
+    if batch or not prefixes:
+        yield _message(first, chunk.last, batch, packed, current)
 
 
 def _message(

@@ -82,6 +82,28 @@ async def test_a_filter_hides_changes_but_never_revisions() -> None:
 
 
 @guest
+async def test_what_a_filter_hides_is_told_of_together() -> None:
+    """Not with a message for each slot: a filter is to spare its reader what does not concern it."""
+    slots = 50
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tails, "UNTOLD_S", 60.0)
+        async with served() as here, here.connection.tail(ZERO, [b"mine"]) as tail:
+            await anext(tail)  # it is there
+            for _ in range(slots):
+                await here.put(b"others")
+            last = await here.put(b"mine/1")
+            hidden, message = await anext(tail), await anext(tail)
+            assert (hidden.first, hidden.last, list(hidden.commits)) == (1, slots, [])
+            assert (message.first, message.last) == (last, last)
+            assert [commit.revision for commit in message.commits] == [last]
+            # And where nothing follows that concerns it, it is told soon all the same.
+            patch.setattr(tails, "UNTOLD_S", 0.02)
+            last = await here.put(b"others")
+            message = await anext(tail)
+            assert (message.first, message.last, list(message.commits)) == (last, last, [])
+
+
+@guest
 async def test_an_idle_tail_says_so_at_once_and_then_from_time_to_time() -> None:
     async with served() as here:
         await here.put(b"a")
