@@ -95,11 +95,12 @@ def _zones(views: Mapping[str, InstanceView], instances: Sequence[str]) -> tuple
 
 def _one_more(need: Need) -> Change:
     claim = need.claim
-    needs = [f"{claim.cpu} CPU units", f"{claim.memory} MiB"]
+    needs = [f"{n} {unit}" for n, unit in ((claim.cpu, "CPU units"), (claim.memory, "MiB")) if n]
     needs += [f"{number} {name}" for name, number in sorted(claim.resources.items()) if number]
     needs += [f"host port {port}" for port in claim.ports]
     needs += [f"UDP host port {port}" for port in claim.ports_udp]
     wanted = [f"{name}={value}" for name, value in sorted(need.attributes.items())]
     wanted += [constraint.expression for constraint in need.constraints if constraint.expression]
     of = f", {' and '.join(wanted)}" if wanted else ""
-    return Change(needs=(f"one more instance with {', '.join(needs)} free{of}",), instances=())
+    free = f" with {', '.join(needs)} free" if needs else ""
+    return Change(needs=(f"one more instance{free}{of}",), instances=())
