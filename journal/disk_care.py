@@ -15,7 +15,6 @@ on what the record is for:
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import islice
 from typing import Protocol
 
 from journal.errors import RecordDamaged
@@ -24,8 +23,9 @@ from journal.log_port import Log
 from journal.paxos.effects import Effects
 from journal.paxos.messages import AcceptedValue, Envelope, RepairMessage, Show, Shown
 from journal.repair import LogRepair
+from journal.scrub import Scrub
 from journal.slots import Slots
-from journal.storage import Storage, View, Write
+from journal.storage import Storage, Write
 from journal.storage.log import LogStore
 from journal.storage.records import (
     ACCEPTED,
@@ -34,13 +34,10 @@ from journal.storage.records import (
     MEMBERSHIP_AGAIN,
     PROMISED,
     PROMISED_AGAIN,
-    STAGED,
     number_of,
-    unseal,
 )
 from journal.types import Ballot, NodeId, Slot
 
-SCRUB_BYTES_PER_STEP = 1024 * 1024
 SPACE_CHECK_INTERVAL_S = 1.0
 
 
@@ -61,47 +58,6 @@ class Space(Protocol):
     def applied(self) -> Slot: ...
     @property
     def slots(self) -> Slots: ...
-
-
-class Scrub:
-    """Reads all records in key order, some at a time, and checks their seals."""
-
-    def __init__(self, storage: Storage) -> None:
-        self.passes = 0
-        """How often it has come to the end."""
-        self._storage = storage
-        self._cursor = b"\0"
-
-    def step(self, records_max: int) -> list[RecordDamaged]:
-        """Look at the next records; return what is wrong with them."""
-        view = self._storage.view()
-        try:
-            return self._look_at(view, records_max)
-        finally:
-            view.close()
-
-    def _look_at(self, view: View, records_max: int) -> list[RecordDamaged]:
-        found: list[RecordDamaged] = []
-        size = count = 0
-        for key, value in islice(view.iterate(self._cursor, None), records_max):
-            self._cursor = key + b"\0"
-            count += 1
-            size += len(value)
-            if key[:1] == STAGED:  # a whole is made of it, and checked, before it is used
-                self._cursor = bytes([STAGED[0] + 1])
-                break
-            try:
-                unseal(key, value)
-                if key[:1] == IDENTIFIER and view.get(ACCEPTED + key[1:]) is None:
-                    raise RecordDamaged(ACCEPTED + key[1:], "it is gone, though its identifier is there")
-            except RecordDamaged as error:
-                found.append(error)
-            if size >= SCRUB_BYTES_PER_STEP:
-                break
-        if count == 0:
-            self.passes += 1
-            self._cursor = b"\0"
-        return found
 
 
 class DiskCare:

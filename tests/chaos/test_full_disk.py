@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from journal.client import ClientConfig
-from journal.disk_care import Scrub
 from journal.errors import SpaceFull
 from journal.offers import Offer, Put
+from journal.scrub import Scrub
 from journal.storage.leveldb import LevelDBStorage
 from journal.storage.records import ACCEPTED, CURRENT, family_end
 from journal.sync import SyncJournal, connect

@@ -7,13 +7,13 @@ from functools import partial
 import pytest
 import trio
 
-from journal.disk_care import Scrub
 from journal.errors import RecordDamaged, SpaceFull, StorageFailed
 from journal.limits import Limits
 from journal.node import Node
 from journal.offers import Delete, Offer
 from journal.paxos.changes import AddLearner
 from journal.rebuild import check_space, is_of_space, mark, needs_rebuild, rebuild
+from journal.scrub import Scrub
 from journal.storage import Write
 from journal.storage.memory import MemoryStorage
 from journal.storage.records import (
