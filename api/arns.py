@@ -109,6 +109,10 @@ class Arns:
             return Named(kind, "", self.read_definition(given))
         return self._read(given, kind)
 
+    def resource_of(self, given: str) -> str:
+        """Return what an ARN has after the account, such as ``task/default/1``. Raises ``ApiError``."""
+        return self._resource_part(given)
+
     def _within(self, given: str, kind: str, cluster: str) -> str | None:
         named = self._read(given, kind)
         return named.id if named.cluster in ("", cluster) else None

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from api import account, agents, attributes, clusters, definitions, instances, running, services, tags, tasks
+from api import (
+    account,
+    agents,
+    attributes,
+    clusters,
+    definitions,
+    deployments,
+    instances,
+    running,
+    services,
+    tags,
+    tasks,
+)
 from api.calls import Handler
 
 HANDLERS: Mapping[str, Handler] = {
@@ -13,6 +25,7 @@ HANDLERS: Mapping[str, Handler] = {
     **attributes.HANDLERS,
     **clusters.HANDLERS,
     **definitions.HANDLERS,
+    **deployments.HANDLERS,
     **instances.HANDLERS,
     **running.HANDLERS,
     **services.HANDLERS,

@@ -10,13 +10,13 @@ from cluster.records import Deployment, RolloutState, Service, ServiceStatus
 from cluster.state import Phase, ServiceView
 from schedulers.service.placing import eligible
 
-__all__ = ["maps", "service"]
+__all__ = ["counts", "desired", "maps", "service"]
 
 
 def service(call: Call, view: ServiceView, *, with_tags: bool = False) -> dict[str, Any]:
     """Return a ``Service``. What has no task any more, or was never anything else, is at 0."""
     record = view.service
-    tasks = _counts(call, view)
+    tasks = counts(call, view)
     shown = record.to_map()
     shown.pop("clientToken", None)
     shown.update(
@@ -52,7 +52,7 @@ def desired(call: Call, view: ServiceView) -> int:
     return len(eligible(call.state, view.cluster, record, at.record)) if at else 0
 
 
-def _counts(call: Call, view: ServiceView) -> dict[str, tuple[int, int]]:
+def counts(call: Call, view: ServiceView) -> dict[str, tuple[int, int]]:
     """Return (running, pending) by deployment, of the tasks that should run."""
     found: dict[str, tuple[int, int]] = {}
     for task in call.state.service_tasks(view.cluster, view.name):

@@ -16,7 +16,14 @@ from api.running import CONSTRAINTS_MAX, LAUNCH_TYPES, strategy_of
 from cluster import offers
 from cluster.codec import RecordInvalid
 from cluster.keys import NameInvalid, check_name
-from cluster.records import Deployment, SchedulingStrategy, Service, ServiceStatus, deployment_id
+from cluster.records import (
+    Deployment,
+    RolloutState,
+    SchedulingStrategy,
+    Service,
+    ServiceStatus,
+    deployment_id,
+)
 from cluster.state import ClusterState, ServiceView
 from journal.offers import Offer
 
@@ -141,7 +148,7 @@ async def update_service(call: Call) -> Mapping[str, Any]:
             raise service_not_found()
         if now.service.status is not ServiceStatus.ACTIVE:
             raise ApiError("ServiceNotActiveException", "Service was not ACTIVE.")
-        new = _changed(call, state, now.service, deployment)
+        new = _changed(call, state, now, deployment)
         if new == now.service:
             return None, None
         return offers.change_service(cluster, now.service, new, now.desired.revision), None
@@ -150,8 +157,9 @@ async def update_service(call: Call) -> Mapping[str, Any]:
     return _shown(call, cluster, view.name)
 
 
-def _changed(call: Call, state: ClusterState, before: Service, deployment: str) -> Service:
+def _changed(call: Call, state: ClusterState, view: ServiceView, deployment: str) -> Service:
     """Return a service's record with what the call says of it. Raises ``ApiError``."""
+    before = view.service
     fields = before.to_map()
     fields.update({name: call.get(name) for name in KEPT if call.get(name) is not None})
     if call.get("propagateTags") is not None:
@@ -190,11 +198,27 @@ def _changed(call: Call, state: ClusterState, before: Service, deployment: str) 
             updated_at=now,
             launch_type=before.launch_type,
         )
-        return replace(new, deployments=(latest, *before.deployments))
+        return replace(new, deployments=(latest, *_kept(state, view)))
     if new != before and before.deployments:
         primary = replace(before.deployments[0], updated_at=call.now())
         return replace(new, deployments=(primary, *before.deployments[1:]))
     return new
+
+
+def _kept(state: ClusterState, view: ServiceView) -> tuple[Deployment, ...]:
+    """Return the deployments that a new one follows: those that have tasks, the PRIMARY one, and the
+    newest that was completed, to roll back to. So the record stays small, whoever updates how often."""
+    lines = state.service_index(view.cluster, view.name).values()
+    with_tasks = {line.record.deployment for line in lines}
+    kept: list[Deployment] = []
+    is_completed_kept = False
+    for number, one in enumerate(view.service.deployments):
+        progress = view.rollout.deployment(one.id)
+        is_completed = progress is not None and progress.rollout_state is RolloutState.COMPLETED
+        if number == 0 or one.id in with_tasks or (is_completed and not is_completed_kept):
+            kept.append(one)
+        is_completed_kept = is_completed_kept or is_completed
+    return tuple(kept)
 
 
 def _member(service: Service, name: str) -> Any:

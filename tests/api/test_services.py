@@ -112,6 +112,9 @@ def test_an_update_changes_what_it_names(ecs: Ecs, written: str, fails: Fails) -
 
     forced = ecs.update_service(cluster=written, service="upd", forceNewDeployment=True)["service"]
     assert forced["deployments"][0]["id"] != updated["deployments"][0]["id"]
+    for _ in range(10):
+        forced = ecs.update_service(cluster=written, service="upd", forceNewDeployment=True)["service"]
+    assert len(forced["deployments"]) <= 3, "what has no task and was never completed is not kept"
     same = ecs.update_service(cluster=written, service="upd", desiredCount=4)["service"]
     assert same["deployments"][0]["id"] == forced["deployments"][0]["id"]
 
@@ -124,6 +127,30 @@ def test_an_update_changes_what_it_names(ecs: Ecs, written: str, fails: Fails) -
     said = fails("ServiceNotActiveException", ecs.update_service, cluster=written, service="upd")
     assert said == "Service was not ACTIVE."
     fails("ServiceNotFoundException", ecs.delete_service, cluster=written, service="upd")
+
+
+def test_deployments_and_revisions_of_a_service(ecs: Ecs, written: str, fails: Fails) -> None:
+    ecs.create_service(cluster=written, serviceName="dep", taskDefinition="written:1", desiredCount=2)
+    listed = ecs.list_service_deployments(cluster=written, service="dep")["serviceDeployments"]
+    [brief] = listed
+    assert brief["status"] == "IN_PROGRESS"
+    arn, revision = brief["serviceDeploymentArn"], brief["targetServiceRevisionArn"]
+    answer = ecs.describe_service_deployments(serviceDeploymentArns=[arn, f"{arn}0"])
+    assert [failure["reason"] for failure in answer["failures"]] == ["MISSING"]
+    [shown] = answer["serviceDeployments"]
+    assert shown["targetServiceRevision"]["arn"] == revision
+    assert (shown["targetServiceRevision"]["requestedTaskCount"], shown["status"]) == (2, "IN_PROGRESS")
+    [brought] = ecs.describe_service_revisions(serviceRevisionArns=[revision])["serviceRevisions"]
+    assert brought["taskDefinition"].endswith("/written:1")
+    assert brought["containerImages"] == [{"containerName": "main", "image": "busybox"}]
+    ecs.update_service(cluster=written, service="dep", taskDefinition="written:2")
+    newest = ecs.list_service_deployments(cluster=written, service="dep")["serviceDeployments"][0]
+    assert newest["serviceDeploymentArn"] != arn
+    done = ecs.list_service_deployments(cluster=written, service="dep", status=["SUCCESSFUL"])
+    assert done["serviceDeployments"] == []
+    fails("ServiceNotFoundException", ecs.list_service_deployments, cluster=written, service="none")
+    fails("InvalidParameterException", ecs.describe_service_revisions, serviceRevisionArns=[arn])
+    ecs.delete_service(cluster=written, service="dep", force=True)
 
 
 def test_a_daemon_has_no_count(ecs: Ecs, written: str, fails: Fails) -> None:
