@@ -423,6 +423,38 @@ def test_each_choice_is_one_that_a_naive_twin_could_make(
         assert made.refused == {}
 
 
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("xyz"), st.sampled_from("xyz"), st.integers(1, 4)), min_size=4, max_size=9
+    ),
+    STRATEGIES,
+    st.integers(0, 1000),
+)
+@settings(max_examples=200, deadline=None)
+def test_values_that_are_shared_across_others_are_counted_everywhere(
+    places: list[tuple[str, str, int]], strategy: list[str], seed: int
+) -> None:
+    """The same rack's name in several zones: a task in one changes what the others are worth."""
+    instances: dict[str, dict[str, Any]] = {
+        f"i{n}": {
+            "cpu": 50 * room,
+            "memory": 1000,
+            "ports": (),
+            "gpu": 0,
+            "alive": True,
+            "status": InstanceStatus.ACTIVE,
+            "tasks": 0,
+            "attributes": {"zone": zone, "rack": rack},
+        }
+        for n, (zone, rack, room) in enumerate(places)
+    }
+    wanted = request(12, " ".join(strategy), claim={"cpu": 50, "memory": 0})
+    twin = Twin(instances, wanted)
+    for name in plan(state_of(**instances), wanted, seed).placements:
+        assert twin.numbers(name) == min(twin.numbers(other) for other in instances if twin.takes(other))
+        twin.give(name)
+
+
 @given(st.integers(1, 5), st.integers(0, 20), st.lists(st.integers(0, 6), min_size=1, max_size=5))
 @settings(max_examples=100, deadline=None)
 def test_spread_is_as_even_as_it_can_be(zones: int, count: int, rooms: list[int]) -> None:
