@@ -75,6 +75,7 @@ async def test_each_waiter_is_woken_by_its_own_revision(autojump_clock: MockCloc
         await wait_all_tasks_blocked()
         assert sorted(woken) == [3, 3, 5, 9]
         assert (await shared.wait_for(2)).revision == 9
+        assert shared._number == 4, "somebody was woken too early and waited again"
         nursery.cancel_scope.cancel()
 
 
