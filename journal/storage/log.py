@@ -16,7 +16,7 @@ accepted can undo what was chosen, so damage must be told from absence, for each
 
 What this cannot notice is the loss of both records of a slot without a trace. They are in
 different families, which LevelDB keeps in different places, and it refuses to read a block that
-fails its own checksum (``leveldb``).
+fails its own checksum (``leveldb``). Of a slot that is folded its outcome tells (``scrub``).
 
 A damaged value of a slot that is chosen and folded concerns the log only: nobody is served from it,
 and ``repair`` gets it from a peer.
