@@ -21,6 +21,10 @@ from synod.local import LocalCluster
 
 PROGRESS_TIMEOUT_S = 30.0
 READY_TIMEOUT_S = 30.0
+FAST = ("--election-timeout-ms", "500", "--heartbeat-interval-ms", "50")
+"""A test waits for many elections."""
+END_TIMEOUT_S = 60.0
+"""For what only ends: on a busy machine it may take its time, and nothing is proven by hurry."""
 
 
 class ClientProcess:
@@ -75,7 +79,7 @@ class Chaos:
     def __init__(self, folder: Path, nodes: int, cluster: LocalCluster | None = None) -> None:
         """``cluster``: one that is planned and was not started yet."""
         self.folder = folder
-        self.cluster = cluster or LocalCluster.create(folder / "cluster", nodes=nodes)
+        self.cluster = cluster or LocalCluster.create(folder / "cluster", nodes=nodes, node_args=FAST)
         self.recorder = Recorder(folder / "chaos.jsonl")
         self.clients: list[ClientProcess] = []
         self.killed_clients: list[ClientProcess] = []
@@ -152,7 +156,7 @@ class Chaos:
         """
         for client in self.clients:
             if client not in self.killed_clients:
-                client.stop(READY_TIMEOUT_S)
+                client.stop(END_TIMEOUT_S)
         self.cluster.start()
         self.cluster.wait_ready(READY_TIMEOUT_S)
         trio.run(self._collect, after)
@@ -169,7 +173,7 @@ class Chaos:
 
         connector = GrpcConnector(cluster=self.cluster.cluster_id)
         nodes = dict(zip(self.cluster.nodes, self.cluster.endpoints, strict=True))
-        await record_end(connector, nodes, self.recorder, after=after)
+        await record_end(connector, nodes, self.recorder, after=after, timeout_s=END_TIMEOUT_S)
         await connector.aclose()
 
     def clean_up(self) -> None:

@@ -58,7 +58,8 @@ def says(c: Chaos, node: int, text: str) -> bool:
 
 def voters(c: Chaos) -> set[int]:
     leader = view(c, c.leader()).said
-    assert leader is not None
+    if leader is None:  # it has not answered in time
+        return set()
     return {int(each.node) for each in leader.members if each.voter}
 
 
@@ -75,7 +76,7 @@ def test_growing_to_five_and_shrinking_to_three_under_load_the_leader_included(
     c.cluster.plan_joiner()  # as if a growth had been interrupted: it is taken up again
     assert c.cluster.grow(5) == [4, 5]
     c.progress()
-    assert voters(c) == {1, 2, 3, 4, 5}
+    wait("five vote", lambda: voters(c) == {1, 2, 3, 4, 5})
     c.kill(c.follower())
     c.kill(c.follower())  # five bear the loss of two
     c.progress()
@@ -90,11 +91,13 @@ def test_growing_to_five_and_shrinking_to_three_under_load_the_leader_included(
     again = member(c, "remove", str(leader))
     assert (again.code, again.out) == (0, f"node {leader} was removed before\n")
 
-    follower = c.follower()
-    assert member(c, "remove", str(follower)).code == 0
+    one = next(node for node in c.cluster.nodes if node <= 3)
+    assert member(c, "remove", str(one)).code == 0
     c.progress()
-    assert voters(c) == {1, 2, 3, 4, 5} - {leader, follower}
-    c.kill(c.follower())  # three bear the loss of one
+    wait("three vote", lambda: voters(c) == {1, 2, 3, 4, 5} - {leader, one})
+    # Three bear the loss of one: not of the last that the clients were told of, for it takes them up to
+    # ten seconds to learn of others (tests/client/test_learned_members.py).
+    c.kill(next(node for node in c.cluster.nodes if node > 3 and node != c.leader()))
     c.progress()
     c.finish()
 

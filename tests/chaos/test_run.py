@@ -27,8 +27,9 @@ from synod.history import check, load
 from synod.history.report import Rule
 
 ROOT = Path(__file__).resolve().parents[2]
-SHORT_MINUTES = 0.75
-SHORT_SEED = 11
+SHORT_MINUTES = 0.5
+SHORT_SEED = 18
+"""Draws one-way and lossy links, a failing disk, a loss of power of all nodes, and a split."""
 BOUND_S = 30.0
 
 
@@ -74,10 +75,16 @@ def test_short_run_on_real_nodes_holds_every_promise(tmp_path: Path) -> None:
     about = json.loads((folder / "run.json").read_text())
     assert about["ok"] is True
     assert about["rounds"] >= 3
+    assert "power-loss" in {event["fault"] for event in faults_of(folder)}
     assert about["counts"]["invariants"] > 100
     html = (folder / "report.html").read_text()
     assert "PASSED" in html
     assert "<svg" in html
+
+
+def faults_of(folder: Path) -> list[dict[str, Any]]:
+    events = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    return [event for event in events if event.get("phase") == "begin"]
 
 
 # -- the schedule ------------------------------------------------------------------------

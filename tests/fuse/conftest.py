@@ -13,18 +13,13 @@ from tests.chaos.conftest import Chaos
 from tests.fuse.cluster import plan
 
 
-@pytest.fixture(scope="session", autouse=True)
-def fuse() -> None:
-    """Skip where there is no FUSE; in CI that is a failure, as any skip."""
+@pytest.fixture(scope="module")
+def disks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], dict[int, FuseDisk]]]:
+    """Mount disks that end with the module. Skips where there is no FUSE: in CI a failure, as any skip."""
     try:
         python()
     except FuseMissing as missing:
         pytest.skip(str(missing))
-
-
-@pytest.fixture(scope="module")
-def disks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], dict[int, FuseDisk]]]:
-    """Mount disks that end with the module."""
     with ExitStack() as stack:
 
         def mount(count: int) -> dict[int, FuseDisk]:
