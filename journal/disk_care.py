@@ -25,7 +25,7 @@ from journal.paxos.messages import AcceptedValue, Envelope, RepairMessage, Show,
 from journal.repair import LogRepair
 from journal.scrub import Scrub
 from journal.slots import Slots
-from journal.storage import Storage, Write
+from journal.storage import Storage, View, Write
 from journal.storage.log import LogStore
 from journal.storage.records import (
     ACCEPTED,
@@ -114,9 +114,9 @@ class DiskCare:
         one: not while a snapshot is installed."""
         return now >= self._scrub_at
 
-    def scrub_step(self) -> list[RecordDamaged]:
-        """Look at some records; what is found goes to ``scrubbed``. Another thread may do it."""
-        return self.scrub.step(self._limits.scrub_records_per_step)
+    def scrub_step(self, view: View) -> list[RecordDamaged]:
+        """Look at some records of ``view``; what is found goes to ``scrubbed``. Another thread may do it."""
+        return self.scrub.look_at(view, self._limits.scrub_records_per_step)
 
     def scrubbed(self, found: list[RecordDamaged], now: float) -> None:
         self._damages.extend(found)

@@ -81,7 +81,7 @@ class Limits:
     write_queue_bytes_max: int = 64 * 1024 * 1024
     """Accepted values that wait for a slow disk. With more, a node proposes nothing, and accepts and learns
     nothing: the others go on without it, and it learns later what it dropped."""
-    learn_bytes_max: int = 4 * 1024 * 1024
+    learn_bytes_max: int = 1024 * 1024
     """Entries sent to a lagging peer in one message."""
     learned_bytes_max: int = 8 * 1024 * 1024
     """Entries that a node has learned, and not folded and stored yet; past it, it asks for no more."""

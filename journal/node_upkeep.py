@@ -7,6 +7,8 @@ compact. What was compacted is removed in small steps, between other work.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
+from functools import partial
 
 import trio
 
@@ -93,9 +95,12 @@ class Upkeep:
             self._is_due = trio.Event()
             if care.is_space_due(self._clock.now()):
                 self._looked(*await storage.aside(self._look))
-            if care.is_scrub_due(self._clock.now()) and not self._snapshots.catch_up.is_installing:
-                found = await storage.aside(care.scrub_step)
-                care.scrubbed(found, self._clock.now())
+            catch_up = self._snapshots.catch_up
+            if care.is_scrub_due(self._clock.now()) and not catch_up.is_installing:
+                # The view is taken here: a moment later a snapshot may be half in the space's place.
+                with closing(storage.view()) as view:
+                    found = await storage.aside(partial(care.scrub_step, view))
+                care.scrubbed([] if catch_up.is_installing else found, self._clock.now())
 
     def _look(self) -> tuple[int | None, int]:
         free = self._disk_free()

@@ -64,11 +64,12 @@ class Scrub:
         """Look at the next records; return what is wrong with them."""
         view = self._storage.view()
         try:
-            return self._look_at(view, records_max)
+            return self.look_at(view, records_max)
         finally:
             view.close()
 
-    def _look_at(self, view: View, records_max: int) -> list[RecordDamaged]:
+    def look_at(self, view: View, records_max: int) -> list[RecordDamaged]:
+        """The same in a view that the caller has taken: another thread may do it."""
         found: list[RecordDamaged] = []
         size = count = 0
         for key, value in islice(view.iterate(self._cursor, None), records_max):
