@@ -70,6 +70,8 @@ async def register_container_instance(call: Call) -> Mapping[str, Any]:
         old = view.registration.record
         if old.status is InstanceStatus.INACTIVE:
             raise client(f"Container instance {instance_id} was deregistered: register as a new one.")
+        if old.host:
+            raise client(f"Container instance {instance_id} is registered by its own agent.")
         new = replace(
             wanted, status=old.status, registered_at=old.registered_at, host=old.host, folder=old.folder
         )

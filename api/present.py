@@ -172,7 +172,7 @@ def task(call: Call, view: TaskView, *, with_tags: bool = False) -> dict[str, An
         "cpu": str(wanted.cpu),
         "memory": str(wanted.memory),
         "createdAt": wanted.created_at,
-        "desiredStatus": wanted.desired_status,
+        "desiredStatus": view.desired_status,
         "enableExecuteCommand": wanted.enable_execute_command,
         "group": wanted.group,
         "healthStatus": (status.health_status if status else None) or "UNKNOWN",

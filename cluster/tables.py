@@ -255,7 +255,7 @@ def _task_labels(view: TaskView | None) -> list[Label]:
         ("family", task.family),
         ("group", task.group),
         ("startedBy", task.started_by),
-        ("desired", task.desired_status),
+        ("desired", view.desired_status),
         ("last", view.last_status),
         ("launchType", task.launch_type),
     ]

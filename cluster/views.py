@@ -123,6 +123,11 @@ class TaskView:
         return self.last_status is LastStatus.STOPPED
 
     @property
+    def desired_status(self) -> DesiredStatus:
+        """Return what ECS shows: of a task that has stopped, whoever wanted that, STOPPED."""
+        return DesiredStatus.STOPPED if self.stopped else self.task.desired_status
+
+    @property
     def phase(self) -> Phase:
         last = self.last_status
         if last is LastStatus.STOPPED:

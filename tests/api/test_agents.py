@@ -11,6 +11,7 @@ import pytest
 
 from tests.api.world import (
     DEADLINE_S,
+    RESOURCES,
     Ecs,
     Served,
     address_of,
@@ -139,6 +140,10 @@ def test_a_task_of_an_agent_of_synods_is_its_own_affair(ecs: Ecs, fails: Fails) 
     said = fails("InvalidParameterException", ecs.submit_task_state_change, task=task, status="STOPPED")
     assert said == "The task is reported on by its own agent."
     ecs.stop_task(task=task)
+    own = ecs.list_container_instances()["containerInstanceArns"][0]
+    call = ecs.register_container_instance
+    said = fails("ClientException", call, containerInstanceArn=own, totalResources=RESOURCES)
+    assert said.endswith("is registered by its own agent.")
 
 
 def test_the_poll_endpoint_is_here(ecs: Ecs, served: Served, host: str) -> None:

@@ -284,3 +284,6 @@ def test_a_wait_for_what_cannot_come_fails_at_once(ecs: Ecs) -> None:
     ecs.get_waiter("tasks_stopped").wait(tasks=[task], WaiterConfig=SOON)
     found = ecs.describe_tasks(tasks=[task])["tasks"][0]
     assert found["containers"][0]["exitCode"] == 1
+    assert found["desiredStatus"] == "STOPPED", "as ECS says of a task that has stopped by itself"
+    assert task not in ecs.list_tasks(family="fails")["taskArns"]
+    assert task in ecs.list_tasks(family="fails", desiredStatus="STOPPED")["taskArns"]

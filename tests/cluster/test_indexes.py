@@ -169,7 +169,7 @@ def _fits(view: TaskView, wanted: dict[str, Any]) -> bool:
         "family": view.task.family,
         "service": view.task.service,
         "started_by": view.task.started_by,
-        "desired": view.task.desired_status,
+        "desired": "STOPPED" if view.stopped else view.task.desired_status,
         "last": view.last_status,
     }
     return all(facts[name] == value for name, value in wanted.items())
