@@ -37,6 +37,7 @@ from agent.reconcile import KEEP_STOPPED_S_DEFAULT
 from agent.runtime import Runtime
 from cluster.keys import DEFAULT_CLUSTER, NameInvalid, check_name
 from cluster.records import ContainerInstance, VersionInfo, attributes, resources
+from cluster.records.instances import NOT_NAMED
 from journal.client import connect
 from journal.errors import JournalError
 from journal.logs import configure, get_logger
@@ -65,6 +66,10 @@ class AgentOptions:
     """CPU units to offer: 1024 a core."""
     memory: int = 8192
     """MiB to offer."""
+    resources: Mapping[str, int] = field(default_factory=dict)
+    """Further resources to offer, by name."""
+    reserved_ports: tuple[int, ...] = ()
+    """TCP ports that no task gets."""
     attributes: Mapping[str, str] = field(default_factory=dict)
     lease_ttl_s: float = 10.0
     """How long after its last word an agent counts as connected."""
@@ -98,6 +103,9 @@ class AgentOptions:
             raise ValueError(
                 f"cgroup_parent {self.cgroup_parent!r} is not a path of letters, digits, '-', '_', '.'"
             )
+        for name in self.resources:
+            if name in NOT_NAMED:
+                raise ValueError(f"resource {name} is offered by its own option")
         for name in self.attributes:
             if not name:
                 raise ValueError("an attribute needs a name")
@@ -135,13 +143,7 @@ async def _run(options: AgentOptions, folder: AgentFolder) -> None:
     log = get_logger(instance=folder.identity.instance)
     is_docker = options.runtime is RuntimeKind.DOCKER
     folder.update(engine=str(options.docker_socket.resolve()) if is_docker else "")
-    registration = ContainerInstance(
-        registered_resources=resources(options.cpu, options.memory),
-        attributes=attributes({"os": "linux", "runtime": str(options.runtime), **options.attributes}),
-        version_info=VersionInfo(agent_version=_version()),
-        host=socket.gethostname(),
-        folder=str(folder.path),
-    )
+    registration = registration_of(options)
     async with AsyncExitStack() as stack:
         runtime = await _runtime(options, folder, stack, log)
         journal = await stack.enter_async_context(
@@ -204,6 +206,19 @@ async def _runtime(
         # systemd's driver wants slices, which are systemd's to make: then limits are each container's.
         cgroups=cgroups if driver == "cgroupfs" else None,
         credentials=read_credentials(),
+    )
+
+
+def registration_of(options: AgentOptions) -> ContainerInstance:
+    """Return what an agent says of itself when it registers."""
+    return ContainerInstance(
+        registered_resources=resources(
+            options.cpu, options.memory, ports=options.reserved_ports, named=options.resources
+        ),
+        attributes=attributes({"os": "linux", "runtime": str(options.runtime), **options.attributes}),
+        version_info=VersionInfo(agent_version=_version()),
+        host=socket.gethostname(),
+        folder=str(options.folder.resolve()),
     )
 
 

@@ -138,12 +138,13 @@ class Presence:
                 offers.change_instance(self._cluster, self._instance, present, wanted, record.mod)
             )
         except OfferRejected as rejected:
-            if rejected.receipt.reason is not Reason.BOUNDS:
+            if rejected.receipt.reason not in (Reason.BOUNDS, Reason.SET):
                 raise
             raise ResourcesTaken(
                 f"container instance {self._instance} was registered with {present.cpu} CPU units and"
                 f" {present.memory} MiB, and its tasks hold more than {wanted.cpu} CPU units and"
-                f" {wanted.memory} MiB leave: stop tasks first, or start the agent with as much as before"
+                f" {wanted.memory} MiB leave (or another resource, or a port that is now reserved):"
+                " stop tasks first, or start the agent with as much as before"
             ) from rejected
 
     async def _register_new(self) -> Revision:

@@ -8,7 +8,7 @@ import click
 
 from synod.cli.common import examples, parse_endpoints
 from synod.cli.programs import log_options
-from synod.cli.tasks import pairs
+from synod.cli.tasks import numbers, pairs
 
 
 @click.command(
@@ -27,6 +27,20 @@ from synod.cli.tasks import pairs
 @click.option("--cluster-name", default="default", show_default=True, help="The cluster it joins.")
 @click.option("--cpu", type=click.IntRange(1), default=4096, show_default=True, help="1024 is one core.")
 @click.option("--memory", type=click.IntRange(1), default=8192, show_default=True, help="MiB.")
+@click.option(
+    "--resource",
+    "resources",
+    multiple=True,
+    metavar="NAME=NUMBER",
+    help="A further resource that tasks may claim, such as GPU=2; repeatable.",
+)
+@click.option(
+    "--reserve-port",
+    "reserved_ports",
+    type=click.IntRange(1, 65_535),
+    multiple=True,
+    help="A TCP port that no task gets; repeatable.",
+)
 @click.option(
     "--attributes", multiple=True, metavar="NAME=VALUE", help="What placement may ask for; repeatable."
 )
@@ -89,6 +103,8 @@ def agent(
     cluster_name: str,
     cpu: int,
     memory: int,
+    resources: tuple[str, ...],
+    reserved_ports: tuple[int, ...],
     attributes: tuple[str, ...],
     lease_ttl: float,
     runtime: str,
@@ -120,6 +136,8 @@ def agent(
             cluster=cluster_name,
             cpu=cpu,
             memory=memory,
+            resources=numbers(resources, "--resource"),
+            reserved_ports=tuple(sorted(set(reserved_ports))),
             attributes=pairs(attributes, "--attributes"),
             lease_ttl_s=lease_ttl,
             runtime=RuntimeKind(runtime),

@@ -15,6 +15,7 @@ from synod.cli.tasks import (
     SHOWN_INSTANCE,
     cluster_name_option,
     constraint_option,
+    numbers,
     open_feed,
     pairs,
     placement_of,
@@ -98,7 +99,7 @@ def _need(state: ClusterState, definition: str | None, constraints: Any, options
             cpu=options["cpu"] or 0,
             memory=options["memory"] or 0,
             ports=tuple(sorted(set(options["ports"]))),
-            resources=_numbers(options["resource"]),
+            resources=numbers(options["resource"], "--resource"),
         )
         return Need(claim=claim, group=options["group"], constraints=constraints, attributes=attributes)
     if options["cpu"] is not None or options["memory"] is not None or options["ports"] or options["resource"]:
@@ -112,14 +113,6 @@ def _need(state: ClusterState, definition: str | None, constraints: Any, options
     if found is None:
         raise misuse(f"there is no ACTIVE task definition {definition}")
     return need_of(found.record, group=options["group"], constraints=constraints, attributes=attributes)
-
-
-def _numbers(given: tuple[str, ...]) -> dict[str, int]:
-    numbers = pairs(given, "--resource")
-    for name, value in numbers.items():
-        if not value.isdecimal():
-            raise misuse(f"--resource {name}={value}: a number is wanted")
-    return {name: int(value) for name, value in numbers.items()}
 
 
 def _show(done: DryRun) -> None:

@@ -284,6 +284,15 @@ def pairs(texts: Iterable[str], option: str) -> dict[str, str]:
     return found
 
 
+def numbers(given: Iterable[str], option: str) -> dict[str, int]:
+    """Return a mapping of ``NAME=NUMBER`` texts. Raises BadParameter naming the wrong one."""
+    found = pairs(given, option)
+    for name, value in found.items():
+        if not (value.isascii() and value.isdecimal()):
+            raise click.BadParameter(f"{name}={value}: a number is wanted", param_hint=f"'{option}'")
+    return {name: int(value) for name, value in found.items()}
+
+
 def _run_json(result: RunResult, rows: Sequence[TaskRow] | None) -> dict[str, Any]:
     shown = {
         "placed": [asdict(placed) for placed in result.placed],

@@ -15,11 +15,17 @@ from agent.folder import AgentFolder, FolderLocked
 from agent.model import ContainerState, Phase
 from cluster import keys
 from cluster.ops import TaskNotFound, set_instance_status, stop_task
-from cluster.records import InstanceStatus, StopCode
+from cluster.records import (
+    ContainerDefinition,
+    InstanceStatus,
+    PortMapping,
+    ResourceRequirement,
+    StopCode,
+)
 from cluster.state import ClusterState
 from journal.offers import LeaseRevoke, Offer
 from journal.types import Revision
-from tests.agent.world import CLUSTER, memory_runtime, world
+from tests.agent.world import CLUSTER, World, memory_runtime, world
 
 
 async def test_a_task_goes_its_whole_way(tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -266,6 +272,39 @@ async def test_a_deregistered_instance_does_not_come_back(tmp_path: Path, autoju
         await set_instance_status(here.journal, CLUSTER, "i-a", InstanceStatus.INACTIVE)
         agent = await here.start_agent(memory_runtime())
         assert "i-a was deregistered" in await agent.failure()
+
+
+async def test_further_resources_and_ports_are_claimed_and_kept(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with world(tmp_path) as here:
+        runtime = memory_runtime()
+        agent = await here.start_agent(runtime, named={"GPU": 3}, ports=(22,))
+        await here.until_connected()
+        container = ContainerDefinition(
+            name="main",
+            port_mappings=(PortMapping(host_port=80),),
+            resource_requirements=(ResourceRequirement(type="GPU", value="2"),),
+        )
+        definition = await here.define(container)
+        task = await here.run_one(definition)
+        refused = (await here.run(definition)).failures[0].instances["i-a"]
+        assert refused.code == "RESOURCE:PORTS"
+        await agent.kill()
+        for less in ({"named": {"GPU": 1}, "ports": (22,)}, {"named": {"GPU": 3}, "ports": (22, 80)}):
+            agent = await here.start_agent(runtime, **less)
+            assert "ResourcesTaken" in await agent.failure()
+        await here.start_agent(runtime, named={"GPU": 4}, ports=(23,))
+        await here.until(lambda _: _further(here) == ({"GPU": 2}, [23, 80]))
+        await here.until_status(task, "RUNNING")
+        runtime.finish(task, "main")
+        await here.until(lambda _: _further(here) == ({"GPU": 4}, [23]))
+
+
+def _further(here: World) -> tuple[dict[str, int], list[int]]:
+    capacity = here.instance().capacity
+    assert capacity is not None
+    return dict(capacity.record.resources), sorted(capacity.record.ports)
 
 
 async def test_an_agent_may_not_offer_less_than_its_tasks_hold(

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import structlog
 import trio
 
 from agent.folder import AgentFolder, FolderError
-from agent.main import AgentOptions, run
+from agent.main import AgentOptions, registration_of, run
 from agent.places import TaskElsewhere, find_place
 from agent.supervisor import start_time
 from cluster.feed import ClusterFeed, follow
@@ -261,3 +262,21 @@ def test_a_damaged_folder_says_so(tmp_path: Path) -> None:
     (tmp_path / "agent.json").unlink()
     with pytest.raises(FolderError, match=r"holds tasks and no agent\.json"):
         AgentFolder.open(tmp_path, CLUSTER, "i")
+
+
+def test_what_an_agent_offers_is_registered(tmp_path: Path) -> None:
+    options = AgentOptions(
+        endpoints=("127.0.0.1:1",),
+        folder=tmp_path,
+        cpu=100,
+        memory=200,
+        resources={"GPU": 2},
+        reserved_ports=(22, 80),
+        attributes={"rack": "a"},
+    )
+    options.validate()
+    registration = registration_of(options)
+    assert (registration.cpu, registration.memory, registration.named) == (100, 200, {"GPU": 2})
+    assert (registration.ports, registration.attribute("rack")) == ((22, 80), "a")
+    with pytest.raises(ValueError, match="its own option"):
+        replace(options, resources={"CPU": 1}).validate()

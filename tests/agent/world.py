@@ -78,6 +78,8 @@ class World:
         memory: int = 1000,
         make: Callable[..., Agent] = Agent,
         attrs: Mapping[str, str] | None = None,
+        named: Mapping[str, int] | None = None,
+        ports: tuple[int, ...] = (),
         **options: Any,
     ) -> RunningAgent:
         """Start an agent on the folder ``name``; its instance id is ``i-name``."""
@@ -93,7 +95,8 @@ class World:
                         folder,
                         runtime,
                         ContainerInstance(
-                            registered_resources=resources(cpu, memory), attributes=attributes(attrs or {})
+                            registered_resources=resources(cpu, memory, ports=ports, named=named),
+                            attributes=attributes(attrs or {}),
                         ),
                         incarnation=f"incarnation-{self.clients}",
                         wall=trio.current_time,
