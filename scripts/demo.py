@@ -3,8 +3,10 @@
 Three nodes, three agents, two schedulers and a client, each a process of its own. The schedulers
 compete to place 60 tasks (real processes) on capacity for 40; the client submits transactions
 throughout, recorded; the leader gets SIGKILL in the middle and comes back later. Then everything
-that anybody was told is checked against what every node holds. The exit code is 0 only if all of
-it holds.
+that anybody was told is checked against what every node holds.
+
+After that (``scripts/demo_service.py``) a service is created, updated and loses an instance, with boto3
+through the ECS API. The exit code is 0 only if all of it holds.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from journal.errors import JournalError
 from journal.rpc.connection import GrpcConnector
 from schedulers.placement import strategy_of
 from schedulers.run_task import run_command
+from scripts.demo_service import ServicePart
 from synod.history import History, Recorder, Report, Rule, check, load
 from synod.history.client import record_end
 from synod.history.format import Commit, TailAsked
@@ -168,7 +171,12 @@ class Demo:
     def __init__(self, folder: Path, console: Console) -> None:
         self.folder = folder
         self.console = console
-        self.cluster = LocalCluster.create(folder / "cluster", nodes=NODES)
+        self.cluster = LocalCluster.create(
+            folder / "cluster",
+            nodes=NODES,
+            agent_args=("--lease-ttl", "3"),  # so that a loss is noticed soon
+            scheduler_args=("--grace", "3"),
+        )
         self.recorder = Recorder(folder / "demo.jsonl", foreign_any=True)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         # Real processes that nobody else has: they can be counted, and found if something goes wrong.
@@ -227,6 +235,7 @@ class Demo:
                 await self._kill_in_the_middle()
                 await self._finish()
                 await self._check()
+        await ServicePart(self.cluster, self.console, self.say, self.note).run()
 
     async def _start(self) -> None:
         cluster = self.cluster

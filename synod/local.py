@@ -414,6 +414,14 @@ class LocalCluster:
         names = {ref: name for name, ref in processes.items() if name.startswith(prefix)}
         return [names[ref] for ref in stop_all(list(names), self._children, patience_s=patience_s)]
 
+    def tasks_of(self, agent: int) -> list[ProcessRef]:
+        """Return the supervisors of the tasks that run under one agent's folder."""
+        return self._supervisors([f"agent-{agent}"])
+
+    def instance_of(self, agent: int) -> str | None:
+        """Return the container instance of an agent; None if it has not made its folder yet."""
+        return self._instance(agent)
+
     def tasks(self) -> list[ProcessRef]:
         """Return the supervisors of all tasks that run under this folder, whoever started them."""
         return self._supervisors([plan.name for plan in self._file.read().agents])
