@@ -59,6 +59,8 @@ class Request:
     need: Need
     count: int = 1
     strategy: tuple[PlacementStrategy, ...] = ()
+    leaving: Mapping[str, int] = field(default_factory=dict)
+    """By instance: tasks of the group that are about to go. Spread does not count them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +107,7 @@ def place(state: ClusterState, request: Request, rng: random.Random) -> Plan:
     order = Order(levels, claim, rng)
     for view in views:
         tasks = state.wanted_on(view.cluster, view.id).get(request.need.group, 0)
+        tasks = max(0, tasks - request.leaving.get(view.id, 0))
         if tasks:
             order.count(view.attributes, tasks)
         room = judge.room(view) if request.count else 0

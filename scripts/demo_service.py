@@ -147,9 +147,10 @@ class ServicePart:
         took = time.monotonic() - began
         self._show("after the loss of an instance")
         self.note(
-            "the loss of an instance is made good elsewhere",
+            "the loss of an instance is made good on others, in its zone",
             f"{len(self._tasks())} tasks run again after {took:.1f} s, detection and grace included",
-            len(self._tasks()) == TASKS,
+            len(self._tasks()) == TASKS
+            and Counter(zone for _, zone, _, _ in self._tasks()) == dict.fromkeys(ZONES, TASKS // len(ZONES)),
         )
         [service] = self.ecs.describe_services(services=[SERVICE])["services"]
         for event in reversed(service["events"][:4]):
@@ -190,11 +191,11 @@ class ServicePart:
     def _show(self, when: str) -> None:
         [service] = self.ecs.describe_services(services=[SERVICE])["services"]
         [deployment] = service["deployments"]
-        title = (
-            f"service {SERVICE}, {when}: {service['runningCount']} of {service['desiredCount']} run,"
+        self.console.print(
+            f"[bold]service {SERVICE}, {when}:[/] {service['runningCount']} of {service['desiredCount']} run,"
             f" {deployment['status']} {deployment['rolloutState']}"
         )
-        table = Table(title=title, show_lines=False, title_justify="left")
+        table = Table(show_lines=False)
         for column in ("task", "zone", "instance", "definition"):
             table.add_column(column)
         for task, zone, instance, definition in self._tasks():

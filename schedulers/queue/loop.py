@@ -21,6 +21,9 @@ from schedulers.queue.reconcile import TURNS_MAX, Given, Round, note_reason, rec
 
 YIELD_S = (0.1, 0.3)
 RETRY_S = 0.5
+CONFLICT_S = (0.01, 0.05)
+"""How long to listen after an offer was rejected. A receipt need not say at which revision the other one
+won (of a run that was dequeued it cannot), so without listening the same offer would be made again."""
 LOOK_S = 0.05
 """While runs wait for room, the queue is looked at at most so often."""
 REASON_AGAIN_S = 10.0
@@ -153,6 +156,9 @@ class QueueScheduler:
         self.conflicts += lost
         if given:
             self._leads = lost < len(given)
+        if lost:
+            self._not_before = trio.current_time() + self._rng.uniform(*CONFLICT_S)
+        if given:
             self._turns = max(1, self._turns // 2) if lost else min(TURNS_MAX, self._turns * 2)
         self._yields_until = None
         await self._feed.reached(newest)

@@ -230,6 +230,7 @@ class ServiceScheduler:
         pace.conflicts += 1
         pace.batch = max(1, pace.batch // 2)
         wait_s = min(CONFLICT_MAX_S, CONFLICT_S * 2.0 ** min(pace.conflicts, 10))
-        pace.not_before = trio.current_time() + self._rng.uniform(0, wait_s)
+        # Never at once: a receipt need not say at which revision the other one won.
+        pace.not_before = trio.current_time() + self._rng.uniform(0.2, 1.0) * wait_s
         self._due.again(name, pace.not_before)
         self._log.debug("service.conflict", cluster=name[0], service=name[1], receipt=str(receipt))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cluster.feasible import Judge, Need, need_of
@@ -32,16 +32,19 @@ def choose(
     definition: TaskDefinition,
     count: int,
     rng: random.Random,
+    leaving: Mapping[str, int],
 ) -> Chosen:
     """Choose instances for ``count`` more tasks of a service, as far as there is room.
 
     A service that names no strategy is spread over zones, as ECS does, and within a zone over instances.
+    ``leaving`` counts its tasks that are about to go, by instance: what stays is to be even.
     """
     request = Request(
         cluster=cluster,
         need=_need(service, definition),
         count=count,
         strategy=service.placement_strategy or SPREAD,
+        leaving=leaving,
     )
     try:
         plan = place(state, request, rng)

@@ -8,6 +8,7 @@ at ``wake_at``; it remembers nothing itself, so a crash between any two steps is
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -245,13 +246,23 @@ def _start(making: _Making, count: int) -> int:
         _unable(making, why)
         return 0
     count = min(count, making.batch)
-    chosen = placing.choose(making.state, making.cluster, making.service, definition, count, making.rng)
+    chosen = placing.choose(
+        making.state, making.cluster, making.service, definition, count, making.rng, _leaving(making)
+    )
     for instance in chosen.instances:
         making.starts.append(_new(making, definition, instance, chosen.alone))
     unplaced = count - len(chosen.instances)
     if unplaced:
         _unable(making, chosen.why)
     return unplaced
+
+
+def _leaving(making: _Making) -> Counter[str]:
+    """Count by instance the tasks that should run as far as their records say, and are about to go."""
+    goal = goal_of(making.service, making.service.desired_count)
+    going = [member.instance for member in making.tasks.members if member.active and not keeps(member, goal)]
+    lost = [v.instance for v in making.tasks.lost if v.task.desired_status is DesiredStatus.RUNNING]
+    return Counter(going + lost)
 
 
 def _new(making: _Making, definition: TaskDefinition, instance: str, alone: bool) -> Start:

@@ -211,6 +211,22 @@ def test_tasks_are_spread_over_zones_and_then_over_instances_and_stay_so() -> No
     assert spread() == {"a": 1, "b": 1, "c": 1}
 
 
+@pytest.mark.parametrize("how", ["lost", "draining"])
+def test_what_goes_is_not_counted_where_its_replacement_is_spread(how: str) -> None:
+    for seed in range(6):  # where it would be counted, chance would put some of them right
+        here = world(6, seed=seed)
+        zones = {f"i{n}": "abc"[n % 3] for n in range(6)}
+        here.create(desired=6)
+        here.run_until(here.steady, SOON_S)
+        if how == "lost":
+            here.disconnect("i1")
+            here.run(GRACE_S)
+        else:
+            here.set_status("i1", InstanceStatus.DRAINING)
+        here.run_until(lambda: here.steady() and all(v.instance != "i1" for v in here.tasks()), 120)  # noqa: B023
+        assert Counter(zones[view.instance] for view in here.running()) == {"a": 2, "b": 2, "c": 2}
+
+
 # -- instances --------------------------------------------------------------------------------------
 
 
