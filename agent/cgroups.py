@@ -52,7 +52,7 @@ class Cgroups:
         self._roots = roots
         """Mount points by controller; version 2 has one, under both names."""
         self._others = others
-        """Mount points of version 1 where Docker makes groups of the same path."""
+        """Further mount points, where Docker makes groups of the same path."""
 
     @classmethod
     def find(
@@ -71,7 +71,7 @@ class Cgroups:
             version = 2
         if len(roots) < 2:
             return "the kernel offers no memory and cpu controllers here"
-        others = tuple(sorted(set(one.values()) - set(roots.values())))
+        others = tuple(sorted({*one.values(), *([two] if two else [])} - set(roots.values())))
         made = cls(version, roots, others, f"{parent}/{instance}")
         try:
             made._make(made.base)
@@ -119,6 +119,14 @@ class Cgroups:
         for root in (*sorted(set(self._roots.values())), *self._others):
             for group in (*(f"{self.base}/{task}/{name}" for name in containers), f"{self.base}/{task}"):
                 remove_group(root / group)
+
+    def close(self) -> None:
+        """Remove the agent's own group, if no task has one."""
+        for root in (*sorted(set(self._roots.values())), *self._others):
+            try:
+                (root / self.base).rmdir()
+            except OSError:
+                pass  # tasks go on, or it is not there
 
     def _make(self, group: str, *, is_leaf: bool = False) -> None:
         for root in sorted(set(self._roots.values())):

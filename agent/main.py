@@ -181,6 +181,8 @@ async def _runtime(
     if isinstance(groups, str) and options.runtime is RuntimeKind.PROCESS:
         log.warning("cgroups.unavailable", reason=groups, why="memory and cpu of tasks are not limited")
     cgroups = groups if isinstance(groups, Cgroups) else None
+    if cgroups is not None:
+        stack.callback(cgroups.close)
     if options.runtime is RuntimeKind.PROCESS:
         return ProcessRuntime(
             folder.path,

@@ -267,7 +267,10 @@ def supervise(folder: str, ready: int) -> None:
         remove_groups(spec)
         return
     os.close(failed)
-    os.write(ready, b"r")
+    try:
+        os.write(ready, b"r")
+    except BrokenPipeError:
+        pass  # the agent that waited for it was killed: that is no reason to leave the container alone
     os.close(ready)
 
     log = Log(spec["log"], spec["logBytesMax"], spec["logFilesMax"])

@@ -429,7 +429,7 @@ class LocalCluster:
     def _supervisors(self, agents: Sequence[str]) -> list[ProcessRef]:
         found = []
         for agent in agents:
-            for file in sorted((self.folder / agent).glob("tasks/*/*/supervisor.json")):
+            for file in sorted((self.folder / agent).glob("tasks/*/**/supervisor.json")):
                 with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                     facts = json.loads(file.read_text())
                     found.append(ProcessRef(int(facts["pid"]), f"{facts['bootId']}:{facts['startTime']}"))
@@ -570,6 +570,7 @@ class LocalCluster:
     def _spawn_agent(self, state: State, plan: AgentPlan) -> ProcessRef:
         endpoints = ",".join(node.endpoint for node in state.nodes)
         command = ["agent", "--endpoints", endpoints, "--dir", str(self.agent_folder(plan.agent))]
+        command += ["--introspection", "off"]  # there are many of them on this machine
         command += ["--cpu", str(plan.cpu), "--memory", str(plan.memory)]
         for name, value in sorted(plan.attributes.items()):
             command += ["--attributes", f"{name}={value}"]
