@@ -361,3 +361,27 @@ def _faults_as_oserror() -> Iterator[None]:
         raise
     except DockerError as error:
         raise OSError(errno.EIO, f"Docker: {error}") from error
+
+
+def stop_all(socket: Path, instance: str, patience_s: float) -> int:
+    """Stop every container of an agent that does not run itself; return how many ran.
+
+    They stay where they are: the agent's next life reports how they ended. An engine that is away
+    runs nothing that could be stopped.
+    """
+
+    async def stop() -> int:
+        api = DockerApi(socket)
+        try:
+            found = await api.containers([f"{spec.INSTANCE}={instance}"])
+            running = [each["Id"] for each in found if each["State"] == "running"]
+            async with trio.open_nursery() as nursery:
+                for container in running:
+                    nursery.start_soon(api.stop, container, patience_s)
+            return len(running)
+        except DockerAway:
+            return 0
+        finally:
+            await api.aclose()
+
+    return trio.run(stop)

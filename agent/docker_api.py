@@ -163,6 +163,12 @@ class DockerApi:
         """Send a signal. Refused with 409 where it does not run."""
         await self._send("POST", f"/containers/{container}/kill", params={"signal": signal})
 
+    async def stop(self, container: str, patience_s: float) -> None:
+        """Send its stop signal, and SIGKILL after ``patience_s``; return when it has ended."""
+        limit_s = patience_s + CALL_S_MAX
+        path = f"/containers/{container}/stop"
+        await self._send("POST", path, params={"t": str(round(patience_s))}, limit_s=limit_s, absent_ok=True)
+
     async def remove(self, container: str, *, force: bool = False) -> None:
         """Remove a container and its anonymous volumes; one that is not there is fine."""
         params = {"v": "true", "force": "true" if force else "false"}

@@ -231,9 +231,11 @@ class LocalCluster:
         cpu: int | None = None,
         memory: int | None = None,
         attributes: Mapping[str, str] | None = None,
+        docker_socket: str | None = None,
     ) -> int:
         """Start one agent and return its pid; a new number joins the plan. Units: 1024 cpu is one core,
-        memory in MiB. What is not given stays as planned."""
+        memory in MiB. ``docker_socket``: of the engine that runs its containers. What is not given stays
+        as planned."""
         with self._file.locked():
             state = self._file.read()
             plan = next((plan for plan in state.agents if plan.agent == agent), None)
@@ -247,6 +249,7 @@ class LocalCluster:
             plan.cpu = cpu if cpu is not None else plan.cpu
             plan.memory = memory if memory is not None else plan.memory
             plan.attributes = dict(attributes) if attributes is not None else plan.attributes
+            plan.docker_socket = docker_socket if docker_socket is not None else plan.docker_socket
             return self._spawn_agent(state, plan).pid
 
     def start_schedulers(self, count: int | None = None) -> list[str]:
@@ -442,6 +445,12 @@ class LocalCluster:
             for ref in left:
                 ref.signal(sig)
             wait_ended(left, self._children, patience_s)
+        engines = [(plan, self._instance(plan.agent)) for plan in self._file.read().agents]
+        for plan, instance in engines:
+            if plan.docker_socket and instance and plan.name in agents:
+                from agent.docker import stop_all
+
+                stop_all(Path(plan.docker_socket), instance, TASK_PATIENCE_S)
 
     # -- looking ------------------------------------------------------------------------
 
@@ -572,6 +581,8 @@ class LocalCluster:
         command = ["agent", "--endpoints", endpoints, "--dir", str(self.agent_folder(plan.agent))]
         command += ["--introspection", "off"]  # there are many of them on this machine
         command += ["--cpu", str(plan.cpu), "--memory", str(plan.memory)]
+        if plan.docker_socket:
+            command += ["--runtime", "docker", "--docker-socket", plan.docker_socket]
         for name, value in sorted(plan.attributes.items()):
             command += ["--attributes", f"{name}={value}"]
         command += state.agent_args

@@ -81,6 +81,8 @@ class AgentPlan:
     cpu: int = 4096
     memory: int = 8192
     attributes: dict[str, str] = field(default_factory=dict)
+    docker_socket: str = ""
+    """The engine that runs its containers; "": they are processes."""
 
     @property
     def name(self) -> str:

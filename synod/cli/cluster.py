@@ -36,6 +36,7 @@ WATCH_INTERVAL_S = 0.25
         "synod up                           after Ctrl-C or a crash: the same cluster, with its data",
         "synod up --nodes 5 --detach        a cluster of 3, running or not: two more nodes join it",
         "synod up --api-port 9000           the ECS API, for boto3 and aws-cli, there and not at 8400",
+        "synod up --runtime docker          containers at this machine's Docker, not processes",
         "synod up --chaos                   harm its nodes under load, and watch whether it keeps its word",
     )
 )
@@ -56,6 +57,18 @@ WATCH_INTERVAL_S = 0.25
     metavar="PORT",
     help=f"Serve the ECS API there; 0: nowhere.  [default: --base-port + {API_PORT_ABOVE}; without agents 0]",
 )
+@click.option(
+    "--runtime",
+    type=click.Choice(["process", "docker"]),
+    help="What runs containers of new agents.  [default: process]",
+)
+@click.option(
+    "--docker-socket",
+    type=click.Path(path_type=Path),
+    default=Path("/var/run/docker.sock"),
+    show_default=True,
+    help="With --runtime docker: the engine's socket.",
+)
 @click.option("--detach", is_flag=True, help="Return when the cluster is ready, and leave it running.")
 @click.option("--timeout", "timeout_s", type=float, default=30.0, show_default=True, metavar="SECONDS")
 @click.option(
@@ -72,6 +85,8 @@ def up(
     folder: Path,
     base_port: int | None,
     api_port: int | None,
+    runtime: str | None,
+    docker_socket: Path,
     detach: bool,
     timeout_s: float,
     chaos: bool,
@@ -89,14 +104,15 @@ def up(
     if detach and chaos:
         raise misuse("--chaos needs the foreground: leave --detach out")
     cluster = _plan(folder, nodes, agents, base_port, schedulers, api_port)
+    engine = None if runtime is None else str(docker_socket.absolute()) if runtime == "docker" else ""
     with _signals_as_interrupts():
         if detach:
-            _start(cluster, agents, timeout_s, as_json, nodes, schedulers, api_port)
+            _start(cluster, agents, timeout_s, as_json, nodes, schedulers, api_port, engine)
             _show(cluster, as_json)
             return
         cluster.adopt_supervisor()
         try:
-            _start(cluster, agents, timeout_s, as_json, nodes, schedulers, api_port)
+            _start(cluster, agents, timeout_s, as_json, nodes, schedulers, api_port, engine)
             try:
                 _show(cluster, as_json)
                 if chaos:
@@ -242,9 +258,11 @@ def _start(
     nodes: int | None = None,
     schedulers: int | None = None,
     api_port: int | None = None,
+    engine: str | None = None,
 ) -> None:
     """Start what does not run (of the agents: the first ``agents``) and wait until it is ready; then
     let the cluster grow to ``nodes``. The API is served on ``api_port``, or where it was before.
+    ``engine``: the Docker socket of the agents, "" for processes, None for as before.
 
     What was started by a start that fails or is interrupted is stopped again; what ran before is
     not touched.
@@ -261,7 +279,7 @@ def _start(
             if cluster.grow(nodes or 0, timeout_s, on_wait=tell):
                 cluster.wait_ready(timeout_s, on_wait=tell)
             for number in cluster.agents if agents is None else range(1, agents + 1):
-                cluster.start_agent(number)
+                cluster.start_agent(number, docker_socket=engine)
             if api_port == 0:
                 cluster.drop_api()
             elif api_port or cluster.api_endpoint:
