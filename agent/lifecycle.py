@@ -1,6 +1,7 @@
 """What the states of a task's containers mean for the task: who may start, who may stop, what ends it. PURE.
 
-* A container starts when each of its ``dependsOn`` holds: START (running, or stopped already),
+* A container starts when each of its ``dependsOn`` holds (and what it links to, or has volumes from,
+  was started): START (running, or stopped already),
   COMPLETE (stopped with an exit code), SUCCESS (exit code 0), HEALTHY. One that can never hold any
   more, or that did not within the other container's ``startTimeout``, ends the task.
 * A container stops when none that depends on it is left: the reverse of that order.
@@ -78,7 +79,7 @@ def may_start(
 ) -> Wait | End | None:
     """Return None where a container may start, what it waits for, or why it never can."""
     waits: list[float | None] = []
-    for dependency in container.depends_on:
+    for dependency in container.dependencies:
         other = next(c for c in containers if c.name == dependency.container_name)
         verdict = _holds(dependency, other, states[other.name], wall)
         if isinstance(verdict, str):
@@ -97,7 +98,7 @@ def may_stop(name: str, containers: Sequence[ContainerDefinition], states: State
     return not any(
         states[c.name].phase in LEFT
         for c in containers
-        if any(dependency.container_name == name for dependency in c.depends_on)
+        if any(dependency.container_name == name for dependency in c.dependencies)
     )
 
 

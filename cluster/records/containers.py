@@ -276,6 +276,18 @@ class ContainerDefinition(Record):
         return self.entry_point + self.command
 
     @property
+    def dependencies(self) -> tuple[ContainerDependency, ...]:
+        """Return what it waits for: ``dependsOn``, and START of what it links to or has volumes from."""
+        given = {dependency.container_name for dependency in self.depends_on}
+        linked = [link.partition(":")[0] for link in self.links]
+        implied = dict.fromkeys([*linked, *(source.source_container for source in self.volumes_from)])
+        return self.depends_on + tuple(
+            ContainerDependency(container_name=name, condition=DependencyCondition.START)
+            for name in implied
+            if name not in given
+        )
+
+    @property
     def stop_timeout_s(self) -> int:
         """Return the seconds from SIGTERM to SIGKILL."""
         return STOP_TIMEOUT_S_DEFAULT if self.stop_timeout is None else self.stop_timeout

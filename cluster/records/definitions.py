@@ -158,16 +158,17 @@ def _volume_problem(definition: TaskDefinition) -> str | None:
 def _dependency_problem(definition: TaskDefinition) -> str | None:
     by_name = {container.name: container for container in definition.container_definitions}
     for container in definition.container_definitions:
-        for dependency in container.depends_on:
+        for dependency in container.dependencies:
             name, condition = dependency.container_name, dependency.condition
             other = by_name.get(name)
             if other is None or other is container:
-                return f"container {container.name}: dependsOn {name!r} is not there"
+                what = "dependsOn" if dependency in container.depends_on else "links"
+                return f"container {container.name}: {what} {name!r} is not there"
             if condition is DependencyCondition.HEALTHY and other.health_check is None:
                 return f"container {container.name}: dependsOn {name} HEALTHY, which has no healthCheck"
             if other.essential and condition in _ENDS:
                 return f"container {container.name}: dependsOn {name} {condition}, which is essential"
-    circle = _circle({c.name: {d.container_name for d in c.depends_on} for c in by_name.values()})
+    circle = _circle({c.name: {d.container_name for d in c.dependencies} for c in by_name.values()})
     return f"dependsOn goes in a circle: {' -> '.join(circle)}" if circle else None
 
 

@@ -36,6 +36,7 @@ from cluster.records import (
     TaskDefinition,
     TaskOverride,
     TaskStatus,
+    VolumeFrom,
 )
 from cluster.state import At
 from journal.types import Revision
@@ -144,6 +145,22 @@ def test_a_start_timeout_ends_the_task_and_wakes_for_it() -> None:
     assert isinstance(report, Report)
     assert report.status.stop_code is StopCode.TASK_FAILED_TO_START
     assert report.status.stopped_reason == task.stopped_reason
+
+
+def test_links_and_volumes_from_others_are_dependencies_too() -> None:
+    linked = container("app", links=("db:database",), volumes_from=(VolumeFrom(source_container="data"),))
+    local = local_of(container("db"), container("data", essential=False), linked)
+    assert started(decide(local)) == [("db", 0), ("data", 0)]
+    assert started(decide(local, containers=states(db=RUNNING))) == [("data", 0)]
+    assert started(decide(local, containers=states(db=RUNNING, data=ended(0)))) == [("app", 0)]
+    circle = TaskDefinition(
+        family="f",
+        revision=1,
+        container_definitions=(container("a", links=("b",)), container("b", ("a", START))),
+    )
+    assert circle.problem() == "dependsOn goes in a circle: a -> b -> a"
+    alone = replace(circle, container_definitions=(container("a", links=("b",)),))
+    assert alone.problem() == "container a: links 'b' is not there"
 
 
 def test_what_others_depend_on_stops_last() -> None:
