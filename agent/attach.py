@@ -119,7 +119,7 @@ async def _follow_size(api: DockerApi, exec_id: str) -> None:
 def _raw_terminal() -> Iterator[None]:
     before = termios.tcgetattr(0)
     try:
-        tty.setraw(0)
+        tty.setraw(0, termios.TCSANOW)  # what was typed ahead is not dropped
         yield
     finally:
         termios.tcsetattr(0, termios.TCSADRAIN, before)

@@ -99,11 +99,15 @@ class DockerRuntime:
             "label": [f"{spec.INSTANCE}={self._instance}"],
             "event": list(_EVENTS),
         }
+        is_told = False
         while True:
             try:
                 await self._api.events(filters, self._hear)
+                is_told = False
             except DockerError as error:
-                self._log.warning("docker.events_lost", reason=str(error))
+                if not is_told:
+                    self._log.warning("docker.events_lost", reason=str(error))
+                is_told = isinstance(error, DockerAway)
             await trio.sleep(RETRY_S)
 
     async def inspect(self, task: str, container: str) -> ContainerState:

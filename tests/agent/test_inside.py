@@ -66,7 +66,7 @@ class Console:
         )
         await self.feed.reached(await self.journal.offer(offers.register_task_definition(definition)))
         request = RunRequest(definition=definition, attributes={"runtime": runtime})
-        result = await run_tasks(self.journal, self.feed, request, rng=random.Random(1), wall=time.time)
+        result = await run_tasks(self.journal, self.feed, request, rng=random.SystemRandom(), wall=time.time)
         assert result.placed, result
         return await self.until(result.placed[0].task, "RUNNING", "STOPPED")
 
@@ -166,7 +166,10 @@ async def test_a_command_may_have_a_terminal(cluster: LocalCluster, runtime: str
         process = start(words, stdin=theirs, stdout=theirs, stderr=theirs)
         os.close(theirs)
         os.write(ours, b"word\r" if runtime == "docker" else b"word\n")
-        await trio.to_thread.run_sync(process.wait)
+        try:
+            await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
+        finally:
+            process.kill()
         said = b""
         while b"got" not in said and (data := _read(ours)):
             said += data
