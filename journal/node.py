@@ -10,7 +10,8 @@ Two tasks of one nursery do it. The *loop* never waits for the disk: it steps me
 proposes, sends, folds and answers. The *writer* takes all that has gathered since its
 last write and makes it durable in one batch; while it is away, everything that arrives
 gathers for the next (natural batching: under load batches grow, alone an offer waits
-for nobody). A third task only ticks.
+for nobody). A third task only ticks; two more read what takes long, where it holds nobody
+up: for peers that are sent a snapshot, and of the disk.
 
 What the fold writes to the space rides in the next batch of the log. It need not be
 synced before an answer: the entry it came from is durable on a quorum, and the fold is
