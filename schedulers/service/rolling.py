@@ -102,18 +102,20 @@ def stops(members: Sequence[Member], goal: Goal, short: int, limit: int = STOPS_
     healthy = sum(member.healthy for member in active)
     budget = max(0, healthy - goal.minimum)
     short = max(0, short - (len(members) - len(active)))
-    useless = [member for member in active if not member.healthy]
-    if healthy < goal.minimum:
-        # Who is away may well run and serve: it is given up only where the others are enough.
-        useless = [member for member in useless if member.phase is not Phase.AWAY]
-    chosen = [member for member in leavers if member in useless]
+    # Who is away may well run and serve: it is given up only where the others are enough.
+    useless = (
+        (Phase.PENDING, Phase.UNHEALTHY, Phase.AWAY)
+        if healthy >= goal.minimum
+        else (Phase.PENDING, Phase.UNHEALTHY)
+    )
+    chosen = [member for member in leavers if member.phase in useless]
     left = [member for member in leavers if member.healthy and not member.protected]
     wanted = max(0, min(len(left), budget, max(healthy - goal.desired, short)))
     chosen += _crowded_first(left, active, min(wanted, limit))
     budget -= wanted
     excess = len(kept) - goal.desired
     if excess > 0:
-        idle = [member for member in kept if member in useless]
+        idle = [member for member in kept if member.phase in useless]
         chosen += _crowded_first(idle, kept, min(excess, len(idle), limit))
         busy = [member for member in kept if member.healthy and not member.protected]
         chosen += _crowded_first(busy, kept, min(excess - min(excess, len(idle)), budget, limit))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cluster.records import InstanceStatus, LastStatus, RolloutState, ServiceStatus
 from schedulers.service.bounds import (
@@ -15,7 +18,7 @@ from schedulers.service.bounds import (
     maximum_live,
     minimum_healthy,
 )
-from schedulers.service.rolling import Goal, Member, Phase, starts, stops
+from schedulers.service.rolling import STOPS_MAX, Goal, Member, Phase, keeps, starts, stops
 from tests.schedulers.service_world import CLUSTER, GRACE_S, ServiceWorld
 
 SOON_S = 30.0
@@ -104,6 +107,53 @@ def test_a_protected_task_is_left_alone_while_it_is_healthy() -> None:
     members = [member(0, protected=True), member(1, protected=True)]
     assert stops(members, goal, short=0) == []
     assert stops([member(0), *members[1:]], goal, short=0) == [member(0)]
+
+
+PHASES = st.sampled_from(list(Phase))
+MEMBERS = st.lists(
+    st.tuples(PHASES, st.sampled_from(["new", "old"]), st.booleans(), st.sampled_from("ab")), max_size=14
+).map(
+    lambda facts: [
+        member(n, phase, deployment, leaving=leaving, zone=zone)
+        for n, (phase, deployment, leaving, zone) in enumerate(facts)
+    ]
+)
+
+
+@given(MEMBERS, st.integers(0, 8), st.integers(0, 100), st.integers(100, 250), st.integers(0, 5))
+def test_bounds_hold_whatever_the_members_are(
+    members: list[Member], desired: int, low: int, high: int, short: int
+) -> None:
+    goal = Goal(
+        primary="new",
+        desired=desired,
+        minimum=minimum_healthy(desired, low),
+        maximum=maximum_live(desired, high),
+    )
+    begun = starts(members, goal)
+    kept = [m for m in members if keeps(m, goal)]
+    assert begun.count >= 0 and begun.short >= 0
+    assert begun.count == 0 or len(members) + begun.count <= goal.maximum
+    assert len(kept) + begun.count + begun.short == max(desired, len(kept))
+    stopped = stops(members, goal, short)
+    assert len({m.id for m in stopped}) == len(stopped) and all(m.active for m in stopped)
+    healthy, left = (
+        sum(m.healthy for m in members),
+        sum(m.healthy for m in members if m not in stopped),
+    )
+    assert left == healthy or left >= goal.minimum
+    assert sum(m in kept for m in stopped) <= max(0, len(kept) - desired)
+    if any(m.phase is Phase.AWAY for m in stopped):
+        assert healthy >= goal.minimum
+
+
+def test_a_large_service_is_decided_upon_quickly() -> None:
+    """2,000 tasks of an old deployment and 2,000 of the new one: no work grows with their square."""
+    members = [member(n, deployment="old" if n % 2 else "new", zone="abc"[n % 3]) for n in range(4000)]
+    goal = Goal(primary="new", desired=2000, minimum=2000, maximum=4000)
+    began = time.process_time()
+    assert len(stops(members, goal, 0)) == STOPS_MAX
+    assert time.process_time() - began < 5.0
 
 
 # -- the life of a service ------------------------------------------------------------------------
