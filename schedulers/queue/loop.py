@@ -18,6 +18,7 @@ from journal.errors import JournalError
 from journal.offers import Offer, Rejected, Verdict
 from schedulers.queue.order import owner_of
 from schedulers.queue.reconcile import TURNS_MAX, Given, Round, note_reason, reconcile
+from schedulers.service.events import shortened
 
 YIELD_S = (0.1, 0.3)
 RETRY_S = 0.5
@@ -129,6 +130,7 @@ class QueueScheduler:
         queue = self._feed.state.queue(cluster)
         for name, why in found.reasons.items():
             last = self._told_at.get(name)
+            why = shortened(why)
             if name in given or queue[name].record.reason == why:
                 continue
             if last is not None and now < last + REASON_AGAIN_S:

@@ -20,6 +20,7 @@ from cluster.state import At, ClusterState
 from journal.offers import Offer
 from schedulers.placement import Request, StrategyInvalid, place
 from schedulers.queue.order import task_id, turns
+from schedulers.service.events import shortened
 
 HOLD_S = 60.0
 """A run that could be placed on an empty cluster is passed over for so long, and no longer."""
@@ -135,7 +136,7 @@ def _give(
         run,
         count=run.count - len(tasks),
         placed=(*run.placed, *tasks),
-        reason=plan.why if plan.unplaced else "",
+        reason=shortened(plan.why) if plan.unplaced else "",
     )
     record = task_of(
         found.record,

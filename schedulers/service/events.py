@@ -8,6 +8,14 @@ TASKS_NAMED_MAX = 10
 """Tasks that one event names; of more it says how many."""
 
 
+CHARACTERS_MAX = 1_000
+"""Of one event: why a task has no room may have as many reasons as there are instances."""
+
+
+def shortened(message: str) -> str:
+    return message if len(message) <= CHARACTERS_MAX else message[: CHARACTERS_MAX - 1] + "…"
+
+
 def started(service: str, tasks: Sequence[str]) -> str:
     return f"(service {service}) has started {len(tasks)} tasks: {_named(tasks)}."
 

@@ -25,7 +25,7 @@ from cluster.records import (
 from cluster.state import At, ClusterState, ServiceView, TaskView
 from journal.types import Revision
 from schedulers.service import events, placing
-from schedulers.service.rolling import Goal, Member, Phase, daemon, keeps, starts, stops
+from schedulers.service.rolling import STOPS_MAX, Goal, Member, Phase, daemon, keeps, starts, stops
 from schedulers.service.rollout import Progress
 from schedulers.service.view import Lost, Tasks, ends_of, goal_of, tasks_of
 
@@ -172,7 +172,7 @@ def _step(making: _Making) -> Step:
 def _abandon(making: _Making) -> None:
     """Give the tasks of lost instances up: they are to stop whenever their agent is back."""
     by_instance: dict[str, list[str]] = {}
-    for view in making.tasks.lost:
+    for view in making.tasks.lost[:STOPS_MAX]:
         by_instance.setdefault(view.instance, []).append(view.id)
         reason = f"Container instance {view.instance} is gone"
         making.abandoned.append(Stop(view, reason))
@@ -183,7 +183,7 @@ def _abandon(making: _Making) -> None:
 def _drain(making: _Making) -> None:
     """The service is deleted: stop everything, then make it INACTIVE."""
     active = [member for member in making.tasks.members if member.active]
-    making.stop(active, "Service deleted")
+    making.stop(active[:STOPS_MAX], "Service deleted")
     if not making.tasks.members and not making.tasks.lost:
         making.progress.service = replace(making.service, status=ServiceStatus.INACTIVE, deployments=())
 
@@ -198,7 +198,7 @@ def _count_ends(making: _Making) -> None:
     for deployment in making.service.deployments:
         failed = [end for end in ends if end.failed and end.deployment == deployment.id]
         progress.failed_tasks(deployment.id, len(failed), failed[-1].reason if failed else "")
-    sick = [member for member in making.tasks.members if member.phase is Phase.UNHEALTHY]
+    sick = [member for member in making.tasks.members if member.phase is Phase.UNHEALTHY][:STOPS_MAX]
     for member in sick:
         progress.tell(events.unhealthy(making.name, member.id))
         progress.failed_tasks(member.deployment, 1, "Task failed container health checks")

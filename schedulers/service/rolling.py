@@ -12,8 +12,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-STOPS_MAX = 100
-"""Tasks that one step stops at most: the rest follows in the next."""
+STOPS_MAX = 50
+"""Tasks that one step stops for one reason at most: the rest follows in the next. The journal limits the
+operations of an offer."""
 
 
 class Phase(StrEnum):

@@ -82,6 +82,7 @@ class Progress:
     def tell(self, message: str) -> None:
         event_id = f"{self._rng.getrandbits(128):032x}"
         shown = "-".join((event_id[:8], event_id[8:12], event_id[12:16], event_id[16:20], event_id[20:]))
+        message = events.shortened(message)
         self._events.append(ServiceEvent(id=shown, created_at=self._now, message=message))
 
     def tell_again(self, message: str, kind: str) -> float | None:
@@ -89,6 +90,7 @@ class Progress:
 
         ``kind``: a piece of the text that all events of its kind have.
         """
+        message = events.shortened(message)
         last = next((event for event in self._before.events if kind in event.message), None)
         if last is not None:
             due = last.created_at + (EVENT_AGAIN_S if last.message == message else EVENT_OTHER_S)

@@ -35,10 +35,12 @@ from cluster.records import (
 from cluster.state import ClusterState, TaskView
 from journal.commits import Commit, commits
 from journal.entries import pack_offers
+from journal.limits import Limits
 from journal.offers import LeaseRevoke, Offer, Rejected, Verdict, pack_batch, pack_offer
 from journal.space import Space
 from journal.storage.memory import MemoryStorage
 from journal.types import Revision, Slot
+from schedulers.service.events import CHARACTERS_MAX
 from schedulers.service.losses import Losses
 from schedulers.service.offer import offer_of
 from schedulers.service.reconcile import Step, reconcile
@@ -168,7 +170,11 @@ class ServiceWorld:
                 copy.wake_at = min(copy.wake_at, step.wake_at - EPOCH)
 
     def take(self, step: Step) -> Verdict:
-        verdict = self.offer(self.offer_of(step))
+        offer = self.offer_of(step)
+        operations = len(offer.reads) + len(offer.ranges) + len(offer.expect) + len(offer.mutations)
+        assert operations <= Limits().offer_operations_max, f"{operations} operations in one offer"
+        assert all(len(event.message) <= CHARACTERS_MAX for event in step.rollout.events)
+        verdict = self.offer(offer)
         if isinstance(verdict, Rejected):
             self.rejected.append(verdict)
         else:

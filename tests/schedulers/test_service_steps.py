@@ -325,6 +325,26 @@ def test_an_agent_that_comes_back_in_time_changes_nothing() -> None:
     assert ({view.id for view in here.tasks()}, len(here.steps)) == (tasks, steps)
 
 
+def test_a_large_service_fits_into_the_journals_offers_whatever_becomes_of_it() -> None:
+    """``take`` counts the operations of every offer."""
+    here = world(2, zones="", cpu=60_000, memory=60_000)
+    here.create(desired=540)
+    here.run_until(here.steady, 120)
+    here.disconnect("i0")
+    here.run_until(lambda: here.steady() and all(v.instance == "i1" for v in here.tasks()), 300)
+    here.delete()
+    here.run_until(lambda: here.service().status is ServiceStatus.INACTIVE, 120)
+
+
+def test_an_events_length_is_bounded() -> None:
+    here = world(0)
+    for number in range(60):
+        here.add_instance(f"i{number}", cpu=number)
+    here.create(desired=1)
+    here.run(5)
+    assert here.events()[0].endswith("…") and len(here.events()[0]) == 1000
+
+
 # -- failures ---------------------------------------------------------------------------------------
 
 
