@@ -134,7 +134,7 @@ async def test_logs_and_commands(cluster: LocalCluster, runtime: str) -> None:
     async with console(cluster) as here:
         view = await here.run(runtime, container("main", "echo one; echo two; echo three; exec sleep 600"))
         short = view.id[:12]
-        while not (await here.synod("logs", short))[1].endswith("three\n"):
+        while not (await here.synod("logs", short))[1].endswith("three\n"):  # noqa: ASYNC110
             await trio.sleep(0.05)  # it runs, but has not written all of it yet
         code, out, err = await here.synod("logs", short, "--lines", "2")
         assert (code, out) == (0, "two\nthree\n"), err
