@@ -58,7 +58,10 @@ FAMILIES = (
 def may_be_spoiled(world: World, host: Host) -> bool:
     if host.is_spoiled:
         return True
-    return sum(other.is_spoiled for other in world.hosts.values()) < world.options.spoiled_max
+    options = world.options
+    # With members that come and go: a minority of the fewest there may be.
+    most = min(options.spoiled_max, 1) if options.members_s else options.spoiled_max
+    return sum(other.is_spoiled for other in world.hosts.values()) < most
 
 
 def victim(world: World, rng: random.Random) -> Host | None:

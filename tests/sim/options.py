@@ -26,7 +26,16 @@ FAULTS = (
         "coup_s",
     ),
     *("clog_s", "crash_s", "power_s", "sync_error_s", "pause_node_s", "clock_jump_s", "transfer_s", "stop_s"),
-    *("outage_s", "members_s", "damage_s", "wipe_s", "full_disk_s", "clock_rates", "power_at_the_end"),
+    *(
+        "outage_s",
+        "install_crash",
+        "members_s",
+        "damage_s",
+        "wipe_s",
+        "full_disk_s",
+        "clock_rates",
+        "power_at_the_end",
+    ),
     "client_death_s",
 )
 """What goes wrong beside slow disks."""
@@ -122,6 +131,8 @@ class Options:
     stop_s: float = 0.0
     outage_s: float = 0.0
     """A node is away for so long that others trim what it lacks."""
+    install_crash: float = 0.0
+    """How many installations of a snapshot a crash comes into."""
     members_s: float = 0.0
     """An operator changes the members: grows, shrinks, replaces, removes who leads."""
     damage_s: float = 0.0
@@ -178,8 +189,9 @@ class Options:
         )
 
 
-def draw(seed: int) -> Options:
-    """Draw the options of the run with this seed."""
+def draw(seed: int, *, pressure: bool | None = None) -> Options:
+    """Draw the options of the run with this seed. ``pressure``: whether much is in flight among
+    leaders that come and go (None: that is drawn, too)."""
     rng = random.Random(f"synod-sim/options/{seed}")
 
     def on(probability: float, *values: float) -> float:
@@ -253,7 +265,8 @@ def draw(seed: int) -> Options:
         clock_rates=on(0.3, 0.01, 0.05),
         power_at_the_end=rng.random() < 0.3,
     )
-    if rng.random() < 0.35:  # agreement under pressure: much in flight, and leaders that come and go
+    is_drawn = rng.random() < 0.35
+    if is_drawn if pressure is None else pressure:
         options = replace(
             options,
             clients=3,
@@ -309,6 +322,7 @@ def _with_disks_and_members(options: Options, rng: random.Random) -> Options:
             retain_revisions=rng.choice((0, 1, 10, 40)),
             compact_s=options.compact_s or round(rng.choice((1, 3)) * timeout_s, 4),
             outage_s=every(0.8, 3, 8),
+            install_crash=rng.choice((0.0, 0.5)),
         )
     return replace(
         options,

@@ -163,6 +163,19 @@ class World:
         self.log(0, f"VIOLATION {rule}: {text}")
         self.end()
 
+    def crash_some(self, number: int) -> None:
+        """Node ``number`` begins to install a snapshot: it may die while it does."""
+        rng = self.rng(f"install/{number}/{trio.current_time()}")
+        if self.is_storm and rng.random() < self.options.install_crash:
+            host = self.hosts[number]
+
+            def crash(power: bool = rng.random() < 0.7) -> None:
+                if host.is_up and self.is_storm:
+                    host.kill(power=power)
+                    host.restart_later()
+
+            self.after(rng.random() * 3 * self.options.disk_s, crash)
+
     def end(self) -> None:
         """Stop everything. The nodes' writers are shielded: they have to be let go."""
         for host in self.hosts.values():
@@ -182,7 +195,9 @@ class SimLog:
     def _write(self, event: str, **fields: Any) -> None:
         described = " ".join(f"{name}={value}" for name, value in fields.items())
         self._world.log(self._column, f"{event} {described}".rstrip())
-        if event == "peer.violation":
+        if event == "snapshot.installing":
+            self._world.crash_some(self._column)
+        elif event == "peer.violation":
             self._world.violate("a correct node is never taken for a wrong one", described)
 
     debug = info = warning = error = _write

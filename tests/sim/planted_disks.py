@@ -1,0 +1,159 @@
+"""Planted bugs in changes of the members, snapshots, trimming, and the care of disks. See ``hunt``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+
+from journal import node_recovery
+from journal.client.router import Router
+from journal.errors import StorageFailed
+from journal.identities import Identities
+from journal.node import Node
+from journal.paxos.membership import Membership
+from journal.snapshots import serve
+from journal.snapshots.records import FAMILIES, walk
+from journal.storage import Write
+from journal.storage.log import LogStore
+from journal.storage.records import SESSION, SPACE_FAMILIES
+from journal.tail import TailHub
+from journal.types import NodeId, Slot
+from journal.versions import SpaceReader
+from tests.sim.disk import SimDisk
+from tests.sim.hunt import core_mutant, mutant
+from tests.sim.options import only_slow_disks
+
+MEMBERS = ("members_s=0.3", "voters_max=5", "lull=0")
+BEHIND = (
+    *("log_slots_retained=1", "retain_revisions=1", "compact_s=0.2"),
+    *("outage_s=0.8", "snapshot_idle_s=0.5"),
+)
+SPOILED = ("damage_s=0.4", "crash_s=0.8", "spoiled_max=1")
+WIPED = ("wipe_s=1", "wiped_returns=yes", "members_s=0", "spoiled_max=1")
+
+# -- members -----------------------------------------------------------------------------------------
+
+core_mutant("a_new_membership_rules_at_once", 200, *MEMBERS)
+
+
+@mutant(100, *MEMBERS, "crash_s=0.5")
+def memberships_are_forgotten_on_restart(patch: pytest.MonkeyPatch) -> None:
+    def memberships(self: LogStore, mended: list[Write]) -> list[tuple[Slot, Membership]]:
+        return []
+
+    patch.setattr(LogStore, "_memberships", memberships)
+
+
+# -- snapshots and trimming ------------------------------------------------------------------------------
+
+
+@mutant(100, *BEHIND)
+def a_snapshot_without_the_dedupe_table(patch: pytest.MonkeyPatch) -> None:
+    def forgetful(view: SpaceReader, after: bytes = b"", families: Iterable[bytes] = FAMILIES) -> Any:
+        return walk(view, after, [family for family in families if family != SESSION])
+
+    patch.setattr(serve, "walk", forgetful)
+
+
+@mutant(200, *BEHIND, "install_crash=1", "snapshot_step_records=3")
+def a_half_installed_snapshot_is_taken_for_a_whole(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(node_recovery, "read_transfer", lambda storage: None)
+
+
+# -- damaged and lost disks --------------------------------------------------------------------------------
+
+core_mutant("takes_a_damaged_acceptance_for_none", 200, *SPOILED)
+core_mutant("believes_a_record_with_a_bad_checksum", 100, *SPOILED)
+core_mutant("does_not_look_at_identifiers", 200, *SPOILED)
+
+
+@mutant(60, *WIPED)
+def votes_after_its_disk_was_wiped(patch: pytest.MonkeyPatch) -> None:
+    """Peers take whoever has the number for the node that they knew."""
+
+    def admit(self: Identities, peer: NodeId, incarnation: bytes, *rest: Any) -> None:
+        if peer in self._known:
+            self._known[peer] = incarnation
+        original(self, peer, incarnation, *rest)
+
+    original = Identities.admit
+    patch.setattr(Identities, "admit", admit)
+
+
+@mutant(200, *WIPED, "crash_s=0.5")
+def forgets_on_restart_whom_it_has_met(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("journal.identities.load_peers", lambda storage: {})
+
+
+@mutant(60, *SPOILED)
+def a_damaged_label_ends_the_node(patch: pytest.MonkeyPatch) -> None:
+    """What was fixed, planted again: any damaged entry of the log does."""
+
+    def label_of(self: TailHub, revision: int) -> str:
+        found = self.read(type(self._space.revision)(revision - 1), 1).commits if revision else []
+        return found[0].label if found else ""
+
+    patch.setattr(TailHub, "label_of", label_of)
+
+
+@mutant(300, *SPOILED)
+def a_space_folded_anew_begins_half_way(patch: pytest.MonkeyPatch) -> None:
+    """What is there of the old space is not removed before the log is folded again."""
+    patch.setattr("journal.rebuild.SPACE_FAMILIES", SPACE_FAMILIES[:1])
+
+
+@mutant(60, "sync_error_s=0.5", "power_s=0.8", "power_at_the_end=yes")
+def a_failed_sync_is_tried_again(patch: pytest.MonkeyPatch) -> None:
+    """And works: but what was written before the first try is gone."""
+
+    async def write(self: SimDisk, writes: Iterable[Write], *, sync: bool) -> None:
+        batch = list(writes)
+        try:
+            await original(self, batch, sync=sync)
+        except StorageFailed:
+            if self._dead.is_set():
+                raise
+            await original(self, batch, sync=sync)
+
+    original = SimDisk.write
+    patch.setattr(SimDisk, "write", write)
+
+
+# -- slow disks ---------------------------------------------------------------------------------------
+
+
+@mutant(100, shape=only_slow_disks)
+def keep_alives_wait_for_the_disk(patch: pytest.MonkeyPatch) -> None:
+    """A lease expires because a disk is slow: it is renewed when the leader's next write has ended."""
+
+    def keep_alive(self: Node, lease: int, reply: Callable[[Any], None]) -> None:
+        def written() -> None:
+            try:
+                original(self, lease, reply)
+            except Exception as error:
+                reply(error)
+
+        self._writer.batch([], sync=True, written=written)
+
+    original = Node.keep_alive
+    patch.setattr(Node, "keep_alive", keep_alive)
+
+
+@mutant(100, shape=only_slow_disks)
+def keep_alives_wait_behind_offers(patch: pytest.MonkeyPatch) -> None:
+    """What was fixed, planted again: an offer that waits for a disk is taken for a search for the leader."""
+
+    async def at_leader(self: Any, call: Any, timeout_s: float, *, is_urgent: bool = False) -> Any:
+        return await original(self, call, timeout_s)
+
+    original = Router.at_leader
+    patch.setattr(Router, "at_leader", at_leader)
+
+
+@mutant(200, shape=only_slow_disks)
+def a_leader_waits_for_its_own_disk(patch: pytest.MonkeyPatch) -> None:
+    """What was fixed, planted again, with the client as it was: offers gather until its write ends."""
+    patch.setattr("journal.node.GATHER_S_MAX", 1e9)
+    keep_alives_wait_behind_offers(patch)
