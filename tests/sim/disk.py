@@ -69,6 +69,8 @@ class SimDisk:
         return self.memory.view()
 
     async def write(self, writes: Iterable[Write], *, sync: bool) -> None:
+        if self._dead.is_set():  # or the run is over: nobody would end it
+            raise StorageFailed("the machine is gone")
         batch = list(writes)
         assert self._writing is None or self.has_failed, "one writer at a time"
         self._writing = (batch, sync)
