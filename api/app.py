@@ -19,11 +19,9 @@ from api.calls import Api, Call, Handler
 from api.errors import ApiError, server, throttled, unsupported
 from api.model import Operation, operations
 from api.reset import reset
-from api.server import Answer, Request
+from api.server import TEXT, Answer, Request
 from api.shapes import answer, check
 from journal.errors import JournalError
-
-TEXT = "text/plain; charset=utf-8"
 
 
 @dataclass(slots=True)
@@ -37,11 +35,12 @@ class App:
 
     async def respond(self, request: Request) -> Answer:
         """Return the answer to any request. Raises nothing but ``trio.Cancelled``."""
-        if request.method in ("GET", "HEAD"):
-            return await self._page(request.path)
         request_id = str(uuid.uuid4())
         try:
-            found = await self._bounded(request)
+            if request.method in ("GET", "HEAD"):
+                found = await self._page(request.path)
+            else:
+                found = await self._bounded(request)
         except ApiError as error:
             found = _failed(error)
         except JournalError as error:

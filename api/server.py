@@ -12,6 +12,7 @@ that connection.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -24,6 +25,7 @@ from api.settings import ApiSettings, host_port
 
 HEAD_BYTES_MAX = 64 * 1024
 RECEIVE_BYTES = 64 * 1024
+TEXT = "text/plain; charset=utf-8"
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +201,8 @@ class _Connection:
         """Say what is wrong with a request that could not be read, as far as that is still possible."""
         if self._h11.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return
-        await self.send("", Answer(status, f"{why}\n".encode(), "text/plain; charset=utf-8"), last=True)
+        headers = {"x-amzn-requestid": str(uuid.uuid4())}
+        await self.send("", Answer(status, f"{why}\n".encode(), TEXT, headers), last=True)
 
     async def _send(self, *events: h11.Event) -> None:
         data = b"".join(self._h11.send(event) or b"" for event in events)
