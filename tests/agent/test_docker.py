@@ -431,7 +431,7 @@ async def test_an_image_that_is_nowhere_says_so(docker: Dockerd, images: Registr
         state = await started(here.agent(Pull.DEFAULT), here.task("true", image=images.image("absent")))
         assert state.reason is not None
         assert state.reason.startswith(
-            "CannotPullContainerError: Error response from daemon: manifest for 127.0.0.1:"
+            "CannotPullContainerError: Error response from daemon: manifest unknown"
         )
         assert state.pull_started_at is not None and state.pull_stopped_at is not None
 
