@@ -40,7 +40,6 @@ for _name, _seeds, _settings in (
     ("tells_before_it_is_durable", 20, ()),
     ("counts_its_own_acceptance_before_it_is_durable", 20, ()),
     ("promise_leaves_out_what_it_accepted", 100, ()),
-    ("prepares_before_its_own_promise_is_durable", 200, ()),
     ("leads_without_a_quorum_of_promises", 100, ()),
     ("takes_any_reported_value_instead_of_the_highest_ballot", 400, ()),
     ("ignores_that_a_promiser_knows_more_slots_chosen", 100, ()),
