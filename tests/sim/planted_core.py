@@ -44,15 +44,11 @@ for _name, _seeds, _settings in (
     ("takes_any_reported_value_instead_of_the_highest_ballot", 400, ()),
     ("ignores_that_a_promiser_knows_more_slots_chosen", 100, ()),
     ("proposes_new_values_in_open_slots", 100, ()),
-    ("counts_accepted_of_any_ballot", 200, ()),
     ("chooses_below_a_quorum", 20, ()),
     ("follower_chooses_without_a_ballot_match", 200, ()),
     ("answers_reads_without_a_probe", 200, ()),
     ("answers_reads_while_slots_of_phase_1_are_open", 200, ()),
-    ("leads_on_without_hearing_a_quorum", 200, ()),
     ("sends_accepts_only_once", 100, ()),
-    ("a_transfer_never_gives_up", 200, ("transfer_s=1",)),
-    ("waits_for_ever_for_what_a_dead_promiser_knew", 200, ()),
 ):
     core_mutant(_name, _seeds, *_settings, pressure=_seeds > 20 or None)
 
