@@ -31,7 +31,7 @@ async def main(endpoints: str) -> None:
         print("it was", past.value if past else None)
 
         # A range, all of one revision, though it is overwritten meanwhile.
-        await journal.offer_many([Offer((Put(b"example/read/k/%04d" % i, b""),)) for i in range(2_500)])
+        await journal.offer_many([Offer((Put(b"example/read/k/%04d" % i, b""),)) for i in range(5_000)])
         async for page in journal.scan_pages(*prefix_range(b"example/read/k/")):
             print("page of", len(page.items), "keys at revision", page.revision)
 

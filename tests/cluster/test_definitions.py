@@ -104,6 +104,7 @@ def whole_definition() -> dict[str, Any]:
     container["resourceRequirements"][0] |= {"value": "2"}
     container["healthCheck"]["command"] = ["CMD-SHELL", "true"]
     container["linuxParameters"]["sharedMemorySize"] = 64
+    container["links"] = ["other:alias"]
     other = {"name": "other", "essential": True}
     value["containerDefinitions"].append(other)
     value["volumes"][0]["name"] = "v"
