@@ -6,6 +6,8 @@ revision that the step was decided from: whoever else did anything for this serv
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from cluster import keys, offers
 from cluster.records import ServiceStatus, StopCode
 from journal.offers import Offer, prefix_range
@@ -24,8 +26,8 @@ def offer_of(step: Step) -> Offer:
         )
         for start in step.starts
     ]
-    parts += [_stop(step, stop) for stop in step.stops]
-    parts += [_abandon(step, stop) for stop in step.abandoned]
+    parts += [_end(offers.stop, step, stop) for stop in step.stops]
+    parts += [_end(offers.abandon, step, stop) for stop in step.abandoned]
     parts.append(
         Offer(mutations=(), ranges=(prefix_range(keys.service_tasks_of(cluster, name)),), at=step.at)
     )
@@ -46,25 +48,11 @@ def offer_of(step: Step) -> Offer:
     return offers.together(*parts, label=_label(step))
 
 
-def _stop(step: Step, stop: Stop) -> Offer:
+def _end(end: Callable[..., Offer], step: Step, stop: Stop) -> Offer:
+    """Return ``offers.stop`` or ``offers.abandon`` of a task."""
     view = stop.view
     assert view.desired is not None
-    return offers.stop(
-        view.cluster,
-        view.instance,
-        view.id,
-        view.task,
-        view.desired.revision,
-        code=StopCode.SERVICE_SCHEDULER_INITIATED,
-        reason=stop.reason,
-        now=step.now,
-    )
-
-
-def _abandon(step: Step, stop: Stop) -> Offer:
-    view = stop.view
-    assert view.desired is not None
-    return offers.abandon(
+    return end(
         view.cluster,
         view.instance,
         view.id,
