@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
@@ -35,10 +34,6 @@ import sniffio
 import trio
 
 from journal.errors import Unavailable
-
-# gRPC's core writes its own lines to standard error (refused connections, random bytes at the
-# port): expected faults, which this project logs in its own form. It reads this at start-up.
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 T = TypeVar("T")
 _log = logging.getLogger("synod.bridge")
