@@ -22,6 +22,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import plyvel
@@ -35,6 +36,9 @@ BLOCK_CACHE_BYTES = 64 * 1024 * 1024
 OPEN_FILES_MAX = 512
 BLOOM_FILTER_BITS = 10
 """Most gets of a new key find nothing: ten bits a key keep 99 % of them away from the disk."""
+COMPRESSION = None
+"""Of new blocks; those that are compressed stay readable. Snappy, as plyvel's wheels carry it, took a fifth
+of a node's processor time under load (docs/performance.md), and what a journal holds is bounded anyhow."""
 _FILE_CLOCK = getattr(time, "CLOCK_REALTIME_COARSE", time.CLOCK_REALTIME)
 """The clock that file systems stamp changes with."""
 
@@ -58,6 +62,7 @@ class LevelDBStorage:
                 lru_cache_size=BLOCK_CACHE_BYTES,
                 max_open_files=OPEN_FILES_MAX,
                 bloom_filter_bits=BLOOM_FILTER_BITS,
+                compression=COMPRESSION,
             )
         except plyvel.Error as error:
             raise _open_error(self._path, error) from error
@@ -89,9 +94,9 @@ class LevelDBStorage:
             raise _failed(self._path, error) from error
 
     async def write(self, writes: Iterable[Write], *, sync: bool) -> None:
-        await trio.to_thread.run_sync(self._write, writes, sync, limiter=self._limiter)
+        await trio.to_thread.run_sync(partial(self.write_now, writes, sync=sync), limiter=self._limiter)
 
-    def _write(self, writes: Iterable[Write], sync: bool) -> None:
+    def write_now(self, writes: Iterable[Write], *, sync: bool) -> None:
         if self._failed is not None:
             raise StorageFailed(f"{self._path} is closed to writes: {self._failed}")
         try:
