@@ -39,6 +39,7 @@ from journal.barriers import ReadBarriers, ReadReply
 from journal.checked import Checked
 from journal.counters import Counters
 from journal.disk_care import DiskCare
+from journal.driver import Driver, TrioDriver
 from journal.entries import KIND_OFFERS, NOOP, kind_of, pack_compaction
 from journal.errors import (
     Disowned,
@@ -117,12 +118,14 @@ class Node:
         incarnation: bytes = b"",
         links: Callable[[], Mapping[NodeId, LinkStatus]] = dict,
         disk_free: Callable[[], int | None] = lambda: None,
+        driver: Driver | None = None,
     ) -> None:
         """``membership`` is the cluster's first one; later ones are found in the log.
 
         ``incarnation``: which data folder this is (``storage.identity``), for a transport that asks.
         ``links`` and ``disk_free`` say how the streams to the peers are and how many bytes are left on
         the disk, where somebody knows: for those who watch the node, nothing is decided by them.
+        ``driver``: who gives it its turns; None: a task of trio.
         """
         config.validate()
         self.config = config
@@ -143,7 +146,9 @@ class Node:
         self._backlog = Backlog()
         self._commands = Commands()
         self._reads = ReadBarriers(config.limits.reads_inflight_max, config.read_timeout_s)
-        self._writer = Writer(storage, clock, self.counters, config.flush_interval_s, self)
+        self._driver = driver or TrioDriver()
+        self._wake = self._driver.wake
+        self._writer = Writer(storage, self._driver, clock, self.counters, config.flush_interval_s, self)
         self._writer.log_writes.extend(start.mended)
         self.tails = TailHub(self.space, self._log, config.limits)
         self._admission = Admission(self.space, config.limits, self.tails.label_of)
@@ -206,9 +211,9 @@ class Node:
             clock=clock,
         )
 
-        self._work = trio.Event()
         self._tick_due = False
         self._stopping = False
+        self._stop_deadline: float | None = None
         self._stopped = trio.Event()
         self._was_leading: tuple[bool, object] = (False, None)
         self._leader_known: NodeId | None = None
@@ -228,8 +233,7 @@ class Node:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._ticker)
-                nursery.start_soon(self._writer.run)
-                nursery.start_soon(self._loop)
+                nursery.start_soon(self._driver.run, self._turn)
                 nursery.start_soon(self._snapshots.run)
                 nursery.start_soon(self._upkeep.run)
                 task_status.started()
@@ -245,7 +249,7 @@ class Node:
         # What was folded last goes to disk too; without it a restart would fold it again.
         self._writer.flush()
         self._record_identities()
-        await self._writer.write_batch()
+        await self._writer.write_rest()
 
     def stop(self) -> None:
         """Begin a graceful stop: hand the leadership over, finish what is in flight, return from ``run``."""
@@ -260,52 +264,46 @@ class Node:
             deadline = max(deadline + self.config.tick_interval_s, self._clock.now())
             await self._clock.sleep_until(deadline)
             self._tick_due = True
-            self._work.set()
+            self._wake()
 
-    def _wake(self) -> None:
-        """Make the loop turn. In guest mode also from the host: trio's synchronous calls work there."""
-        self._work.set()
-
-    async def _loop(self) -> None:
-        stop_deadline: float | None = None
-        while True:
-            if not self._to_fold or self._catch_up.is_installing:
-                await self._work.wait()
-                self._work = trio.Event()
-            else:
-                await trio.lowlevel.checkpoint()
-            now = self._clock.now()
-            self._record_identities()
-            self._core.sated = self._backlog.bytes >= self.config.limits.learned_bytes_max
-            self._step_inbox(now)
-            while self._hung_up:
-                self._core.hung_up(self._hung_up.pop(), now)
-            if self._tick_due:
-                self._tick_due = False
-                self._tick(now)
-            if (number := self._reads.next_round()) is not None:
-                self._core.read(number, now)
+    def _turn(self) -> None:
+        """Do all that there is to do at this moment. It never waits."""
+        now = self._clock.now()
+        self._record_identities()
+        self._core.sated = self._backlog.bytes >= self.config.limits.learned_bytes_max
+        self._step_inbox(now)
+        while self._hung_up:
+            self._core.hung_up(self._hung_up.pop(), now)
+        if self._tick_due:
+            self._tick_due = False
+            self._tick(now)
+        if (number := self._reads.next_round()) is not None:
+            self._core.read(number, now)
+        self._propose(now)
+        self._drain(now)
+        self._fold(now)
+        if self._catch_up.work(now) or (self._to_fold and not self._catch_up.is_installing):
+            self._wake()
+        self._reads.answer(self.space.applied, self.space.revision)
+        if self._admission.waiting or self._commands:
+            # Folding may have freed a slot or unparked an offer.
             self._propose(now)
             self._drain(now)
-            self._fold(now)
-            if self._catch_up.work(now):
-                self._work.set()
-            self._reads.answer(self.space.applied, self.space.revision)
-            if self._admission.waiting or self._commands:
-                # Folding may have freed a slot or unparked an offer.
-                self._propose(now)
-                self._drain(now)
-            if self._stopping:
-                if stop_deadline is None:
-                    stop_deadline = now + self.config.stop_timeout_s
-                    self._steering.hand_over(now)
-                done = self._core.role is not Role.LEADER or (
-                    self._steering.handed_to is None and self._admission.idle
-                )
-                if done or self._identities.disowned or now >= stop_deadline:
-                    self._stopped.set()
+        if self._stopping:
+            self._go_on_stopping(now)
+        self._writer.kick()
 
-    # -- the loop's steps, in their order -----------------------------------------
+    def _go_on_stopping(self, now: float) -> None:
+        if self._stop_deadline is None:
+            self._stop_deadline = now + self.config.stop_timeout_s
+            self._steering.hand_over(now)
+        done = self._core.role is not Role.LEADER or (
+            self._steering.handed_to is None and self._admission.idle
+        )
+        if done or self._identities.disowned or now >= self._stop_deadline:
+            self._stopped.set()
+
+    # -- a turn's steps, in their order -----------------------------------------
 
     def _deliver(self, envelope: Envelope) -> None:
         if len(self._inbox) < INBOX_MESSAGES_MAX:
@@ -364,7 +362,7 @@ class Node:
         self._wake()
 
     def _propose(self, now: float) -> None:
-        core, config = self._core, self.config
+        core = self._core
         if self._identities.disowned or self._is_behind_its_disk:
             return
         while core.can_propose and self._commands:
@@ -375,11 +373,7 @@ class Node:
         while core.can_propose and self._membership_lags():
             core.propose(NOOP, now)
         while core.can_propose and self._admission.waiting:
-            # Natural batching: while a write is under way, or enough slots are in flight, offers gather. Not
-            # for long, though: a quorum without this disk can commit, so a disk that stalls stops nobody.
-            gathers = self._writer.is_writing and self._writer.under_way_s < GATHER_S_MAX
-            busy = gathers or core.slots_in_flight >= config.pipeline_slots_max
-            if busy and self._admission.waiting_bytes < config.limits.batch_bytes_max // 2:
+            if self._offers_gather:
                 return
             proposal = self._admission.next_entry(self._clock.wall_ms())
             if proposal is None:
@@ -393,6 +387,17 @@ class Node:
             counters.offers_proposed += offers
             counters.entry_offers.observe(offers)
             self._drain(now)
+
+    @property
+    def _offers_gather(self) -> bool:
+        """Whether offers wait for company: what they wait for brings another turn.
+
+        Natural batching: while a write is under way, or enough slots are in flight, offers gather. Not
+        for long, though: a quorum without this disk can commit, so a disk that stalls stops nobody.
+        """
+        gathers = self._writer.is_writing and self._writer.under_way_s < GATHER_S_MAX
+        busy = gathers or self._core.slots_in_flight >= self.config.pipeline_slots_max
+        return busy and self._admission.waiting_bytes < self.config.limits.batch_bytes_max // 2
 
     def _membership_lags(self) -> bool:
         """Whether no-ops are needed before the newest membership rules the next slot to be proposed."""
@@ -618,7 +623,8 @@ class Node:
         ):
             raise full
         self._admission.submit(batch, reply)
-        self._wake()
+        if not self._offers_gather:
+            self._wake()
 
     def outcome(self, client: bytes, sequence: int) -> Verdict | None:
         """Return what became of an offer id, as far as this node has folded. None: not seen."""

@@ -85,7 +85,7 @@ class NodeConfig:
     """The leader compacts what is older than the last so many revisions. 0: it does not by number."""
     retain_s: float = 0.0
     """The leader compacts what is older than so many seconds. 0: it does not by time."""
-    pipeline_slots_max: int = 4
+    pipeline_slots_max: int = 2
     """Slots in flight past which a part-full entry waits for more offers."""
     disk_free_bytes_min: int = DISK_FREE_BYTES_MIN
     """With less than this left on the data folder's file system, ``health`` raises an alarm."""

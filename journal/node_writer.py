@@ -1,4 +1,4 @@
-"""The writer of a node: one task that makes durable what has gathered, then does what waited for it.
+"""The writer of a node: it has what has gathered made durable, then does what waited for it.
 
 While a batch is being written everything that arrives gathers for the next one: under load batches
 grow by themselves, alone an offer waits for nobody. Log records come before those of the space in a
@@ -12,11 +12,11 @@ Records of the space alone do not start a write. They ride with the next log rec
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-import trio
-
 from journal.counters import Counters
+from journal.driver import Driver
 from journal.node_config import Clock
 from journal.paxos.effects import SendEntries
 from journal.paxos.messages import Envelope
@@ -41,14 +41,22 @@ class Host(Protocol):
 
     def answer_learners(self, requests: list[SendEntries]) -> None: ...
 
-    def wake(self) -> None: ...
+    def wake(self) -> None:
+        """Take a turn soon."""
+        ...
 
 
 class Writer:
-    """What waits for the disk. Only ``run`` writes, but for one ``write_batch`` after it has ended."""
+    """What waits for the disk. At the end of each turn of the node it is ``kick``ed, and begins a write."""
 
     def __init__(
-        self, storage: Storage, clock: Clock, counters: Counters, flush_interval_s: float, host: Host
+        self,
+        storage: Storage,
+        driver: Driver,
+        clock: Clock,
+        counters: Counters,
+        flush_interval_s: float,
+        host: Host,
     ) -> None:
         self.storage = storage
         self.log_writes: list[Write] = []
@@ -67,7 +75,8 @@ class Writer:
         self._when_written: list[Callable[[], None]] = []
         self._write_since = 0.0
         self._flush_wanted = False
-        self._ready = trio.Event()
+        self._is_ready = False
+        self._driver = driver
         self._clock = clock
         self._counters = counters
         self._flush_interval_s = flush_interval_s
@@ -81,12 +90,12 @@ class Writer:
     # -- what is to be written --------------------------------------------------------
 
     def log(self, writes: Iterable[Write]) -> None:
-        """Queue records of the log: they are synced."""
+        """Queue records of the log: they are synced. Within a turn."""
         queued = len(self.log_writes)
         self.log_writes.extend(writes)
         self.log_bytes += sum(len(value) for _key, value in self.log_writes[queued:] if value is not None)
         if self.log_writes:
-            self._ready.set()
+            self._is_ready = True
 
     def space(self, writes: Iterable[Write], now: float) -> None:
         """Queue records of the space, behind those of all slots folded before."""
@@ -95,10 +104,10 @@ class Writer:
         self.space_writes.extend(writes)
 
     def when_durable(self, envelopes: Sequence[Envelope], learners: Sequence[SendEntries]) -> None:
-        """Send, and answer, when all that was queued so far is on the disk."""
+        """Send, and answer, when all that was queued so far is on the disk. Within a turn."""
         self._after_write.extend(envelopes)
         self.learners.extend(learners)
-        self._ready.set()
+        self._is_ready = True
 
     def batch(self, writes: list[Write], *, sync: bool, written: Callable[[], None]) -> None:
         """Queue records and have them written soon; then call ``written``."""
@@ -109,7 +118,8 @@ class Writer:
     def flush(self) -> None:
         """Have all that is queued written soon."""
         self._flush_wanted = True
-        self._ready.set()
+        self._is_ready = True
+        self._host.wake()
 
     def tick(self, now: float) -> None:
         """Flush records of the space that have waited long enough for a log write to ride with."""
@@ -118,39 +128,68 @@ class Writer:
 
     # -- writing ----------------------------------------------------------------------
 
-    async def run(self) -> None:
-        """Write until cancelled. Raises ``StorageFailed``."""
-        while True:
-            await self._ready.wait()
-            self._ready = trio.Event()
-            await self.write_batch()
+    def kick(self) -> None:
+        """Begin to make durable all that was gathered so far, unless a write is under way."""
+        if not self._is_ready or self.is_writing:
+            return
+        self._is_ready = False
+        batch = self._take()
+        if batch.writes is None:
+            self._finish(batch)
             self._host.wake()
+            return
+        self.is_writing = True
+        self._write_since = self._clock.now()
+        self._driver.write(self.storage, batch.writes, sync=batch.sync, written=lambda: self._written(batch))
 
-    async def write_batch(self) -> None:
-        """Make everything gathered so far durable, then do what waited for it."""
-        after, self._after_write = self._after_write, []
-        learners, self.learners = self.learners, []
-        written, self._when_written = self._when_written, []
-        sync = bool(self.log_writes)
-        if sync or self._flush_wanted:
-            writes = self.log_writes + self.space_writes
-            flushed = self._host.folded()
+    async def write_rest(self) -> None:
+        """Make durable what is left, when nobody drives the node any more. Raises ``StorageFailed``."""
+        batch = self._take()
+        if batch.writes is not None:
+            await self.storage.write(batch.writes, sync=batch.sync)
+        self._finish(batch)
+
+    def _take(self) -> _Batch:
+        batch = _Batch(
+            None, bool(self.log_writes), self.flushed, self._after_write, self.learners, self._when_written
+        )
+        self._after_write, self.learners, self._when_written = [], [], []
+        if batch.sync or self._flush_wanted:
+            batch.writes = self.log_writes + self.space_writes
+            batch.folded = self._host.folded()
             self.log_writes, self.space_writes = [], []
             self.log_bytes = 0
             self._flush_wanted = False
             self.batches += 1
-            self.is_writing = True
-            self._write_since = self._clock.now()
-            # Shielded: a batch that was taken and not written would leave a hole below the next one.
-            with trio.CancelScope(shield=True):
-                await self.storage.write(writes, sync=sync)
-            self.is_writing = False
-            if sync:
-                self._counters.sync_s.observe(self._clock.now() - self._write_since)
-            self.flushed = flushed
-            self._host.flushed(flushed)
-        for call in written:
+        return batch
+
+    def _written(self, batch: _Batch) -> None:
+        self.is_writing = False
+        if batch.sync:
+            self._counters.sync_s.observe(self._clock.now() - self._write_since)
+        self._finish(batch)
+
+    def _finish(self, batch: _Batch) -> None:
+        """What was to be stored is stored: do what waited for it."""
+        if batch.writes is not None:
+            self.flushed = batch.folded
+            self._host.flushed(batch.folded)
+        for call in batch.written:
             call()
-        if after:
-            self._host.is_durable(after)
-        self._host.answer_learners(learners)
+        if batch.after:
+            self._host.is_durable(batch.after)
+        self._host.answer_learners(batch.learners)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What is written at once, and what waits for it."""
+
+    writes: list[Write] | None
+    """None: there is nothing to be written, it need only be behind what was."""
+    sync: bool
+    folded: Slot
+    """The last slot whose records it has."""
+    after: list[Envelope]
+    learners: list[SendEntries]
+    written: list[Callable[[], None]]

@@ -49,6 +49,7 @@ from journal.paxos.membership import Member, Membership
 from journal.rebuild import check_space, is_of_space, mark, needs_rebuild, rebuild
 from journal.rejoin import VOTER, WAYS, Plan
 from journal.rpc import bridge
+from journal.rpc.driver import HostDriver
 from journal.rpc.edge import EdgeLimits
 from journal.rpc.peers import GrpcTransport
 from journal.rpc.rejoin import ask_for_vote, finish, is_under_way, rejoin
@@ -324,6 +325,7 @@ async def _run_node(options: NodeOptions, log: FilteringBoundLogger) -> None:
             incarnation=identity.incarnation,
             links=transport.links,
             disk_free=lambda: shutil.disk_usage(options.dir).free,
+            driver=HostDriver(bridge.host().loop),
         )
         transport.identify(node)
         server = Server(node, transport, listen=options.listen, log=log, limits=options.edge_limits)

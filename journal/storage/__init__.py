@@ -63,6 +63,10 @@ class Storage(Protocol):
         """Apply one atomic batch, later entries over earlier ones."""
         ...
 
+    def write_now(self, writes: Iterable[Write], *, sync: bool) -> None:
+        """Like ``write``, for a caller that may wait: in a thread of its own, or outside of trio."""
+        ...
+
     async def aside(self, job: Callable[[], T]) -> T:
         """Run ``job`` where it holds nobody up, and return what it returns.
 

@@ -116,10 +116,8 @@ class MemoryStorage:
     def close(self) -> None:
         self._closed = True
 
-    # -- beyond Storage ---------------------------------------------------------
-
-    def write_now(self, batch: list[Write], *, sync: bool) -> None:
-        """Like ``write``, for callers outside of trio."""
+    def write_now(self, writes: Iterable[Write], *, sync: bool) -> None:
+        batch = list(writes)
         self._check_open()
         if self._failed is not None:
             raise StorageFailed(f"the storage is closed to writes: {self._failed}")
@@ -140,6 +138,8 @@ class MemoryStorage:
             for unsynced in self._unsynced:
                 self._apply(self._durable, unsynced)
             self._unsynced.clear()
+
+    # -- beyond Storage ---------------------------------------------------------
 
     @property
     def unsynced_batches(self) -> int:

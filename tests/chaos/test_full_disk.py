@@ -208,7 +208,7 @@ def spoil(folder: Path) -> None:
         sealed = bytearray(storage.get(key) or b"")
         sealed[-1] ^= 1
         writes.append((key, bytes(sealed)))
-    storage._write(writes, True)
+    storage.write_now(writes, sync=True)
     storage.close()
 
 

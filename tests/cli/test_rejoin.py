@@ -116,7 +116,7 @@ def test_damaged_or_disowned_it_comes_back_as_a_learner_and_keeps_the_old_files(
 
     c.kill(lost)
     storage = LevelDBStorage(folder, create=False)
-    storage._write([(PROMISED, b"damaged"), (PROMISED_AGAIN, b"damaged")], True)
+    storage.write_now([(PROMISED, b"damaged"), (PROMISED_AGAIN, b"damaged")], sync=True)
     storage.close()
     c.cluster.start_node(lost)
     wait("it is a learner", lambda: learners(c) == {4})

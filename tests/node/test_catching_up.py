@@ -125,9 +125,9 @@ async def test_compaction_goes_on_under_load(
                 before = len(writer.space_writes)
                 upkeep.let_go(0.0)
                 queued.append(len(writer.space_writes) - before)
-            await writer.write_batch()
+            await writer.write_rest()
             writer.flush()
-            await writer.write_batch()
+            await writer.write_rest()
         assert all(queued[::2]) and not any(queued[1::2]), queued
         await cluster.until(lambda: not node.is_compacting)
 

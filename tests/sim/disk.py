@@ -106,6 +106,9 @@ class SimDisk:
             self._host.world.log(self._host.number, f"the disk fails: {error}")
             raise
 
+    def write_now(self, writes: Iterable[Write], *, sync: bool) -> None:
+        self.memory.write_now(writes, sync=sync)
+
     async def aside(self, job: Callable[[], T]) -> T:
         return await self.memory.aside(job)
 
