@@ -26,6 +26,10 @@ class Driver(Protocol):
         """Give the node a turn soon. Of those who ask before it comes, one is as good as many."""
         ...
 
+    def wake_in(self, delay_s: float) -> None:
+        """Give a turn after about so many seconds. Before that has come about, it is not asked for again."""
+        ...
+
     def write(
         self, storage: Storage, writes: Sequence[Write], *, sync: bool, written: Callable[[], None]
     ) -> None:
@@ -48,11 +52,23 @@ class TrioDriver:
 
     def __init__(self) -> None:
         self._due = trio.Event()
+        self._is_timed = False
+        self._nursery: trio.Nursery | None = None
         self._taken = trio.Event()
         self._batch: tuple[Storage, Sequence[Write], bool, Callable[[], None]] | None = None
 
     def wake(self) -> None:
         self._due.set()
+
+    def wake_in(self, delay_s: float) -> None:
+        if self._nursery is not None and not self._is_timed:
+            self._is_timed = True
+            self._nursery.start_soon(self._wake_after, delay_s)
+
+    async def _wake_after(self, delay_s: float) -> None:
+        await trio.sleep(delay_s)
+        self._is_timed = False
+        self.wake()
 
     def write(
         self, storage: Storage, writes: Sequence[Write], *, sync: bool, written: Callable[[], None]
@@ -62,8 +78,8 @@ class TrioDriver:
         self._taken.set()
 
     async def run(self, turn: Callable[[], None]) -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._store)
+        async with trio.open_nursery() as self._nursery:
+            self._nursery.start_soon(self._store)
             while True:
                 await self._due.wait()
                 self._due = trio.Event()

@@ -29,6 +29,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 
 import trio
 from structlog.typing import FilteringBoundLogger
@@ -93,6 +94,11 @@ INBOX_MESSAGES_MAX = 20_000
 
 GATHER_S_MAX = 0.02
 """Offers wait so long at most for a write to end, to go with all that came meanwhile."""
+
+COMPANY_WAIT_S = 0.002
+"""How long after the last slot the next one comes, where slots carry the calls of several clients."""
+COMPANY_MIN, COMPANY_KEPT = 1.5, 0.9
+"""Slots carry several where the last one did, or where what is kept of those before it says so."""
 
 FOLD_OFFERS_PER_TURN = 2_000
 """A node that catches up folds this many offers, then lets the loop turn."""
@@ -213,6 +219,9 @@ class Node:
 
         self._tick_due = False
         self._stopping = False
+        self._company = 0.0
+        """About how many submissions a slot has carried of late."""
+        self._proposed_at = 0.0
         self._stop_deadline: float | None = None
         self._stopped = trio.Event()
         self._was_leading: tuple[bool, object] = (False, None)
@@ -373,7 +382,9 @@ class Node:
         while core.can_propose and self._membership_lags():
             core.propose(NOOP, now)
         while core.can_propose and self._admission.waiting:
-            if self._offers_gather:
+            if (wait_s := self._wait_for_company(now)) > 0:
+                if wait_s < inf:
+                    self._driver.wake_in(wait_s)
                 return
             proposal = self._admission.next_entry(self._clock.wall_ms())
             if proposal is None:
@@ -383,21 +394,33 @@ class Node:
             self._admission.proposed(slot, proposal, now)
             counters = self.counters
             offers = proposal.offers
+            self._company = max(float(len(proposal.parts)), self._company * COMPANY_KEPT)
+            self._proposed_at = now
             counters.entries_proposed += 1
             counters.offers_proposed += offers
             counters.entry_offers.observe(offers)
             self._drain(now)
 
-    @property
-    def _offers_gather(self) -> bool:
-        """Whether offers wait for company: what they wait for brings another turn.
+    def _wait_for_company(self, now: float) -> float:
+        """Return how long, from now, offers wait for others to share a slot with. 0: they are to be proposed;
+        inf: what they wait for brings a turn by itself.
 
-        Natural batching: while a write is under way, or enough slots are in flight, offers gather. Not
-        for long, though: a quorum without this disk can commit, so a disk that stalls stops nobody.
+        Natural batching: while a write is under way offers gather, though not for long, for a quorum without
+        this disk can commit, and a disk that stalls is to stop nobody; and while enough slots are in flight.
+
+        Clients that send each offer in a call of its own come back one by one, and not before those of an
+        earlier slot have been answered: a slot for each one or two of them would leave a node no time to
+        take in more (docs/performance.md). So where slots have carried the calls of several clients of late,
+        the next one comes a little after the last. Alone, a client never waits.
         """
-        gathers = self._writer.is_writing and self._writer.under_way_s < GATHER_S_MAX
-        busy = gathers or self._core.slots_in_flight >= self.config.pipeline_slots_max
-        return busy and self._admission.waiting_bytes < self.config.limits.batch_bytes_max // 2
+        if self._admission.waiting_bytes >= self.config.limits.batch_bytes_max // 2:
+            return 0.0
+        writes = self._writer.is_writing and self._writer.under_way_s < GATHER_S_MAX
+        if writes or self._core.slots_in_flight >= self.config.pipeline_slots_max:
+            return inf
+        if self._company < COMPANY_MIN:
+            return 0.0
+        return max(0.0, self._proposed_at + COMPANY_WAIT_S - now)
 
     def _membership_lags(self) -> bool:
         """Whether no-ops are needed before the newest membership rules the next slot to be proposed."""
@@ -623,8 +646,11 @@ class Node:
         ):
             raise full
         self._admission.submit(batch, reply)
-        if not self._offers_gather:
+        wait_s = self._wait_for_company(self._clock.now())
+        if wait_s == 0:
             self._wake()
+        elif wait_s < inf:
+            self._driver.wake_in(wait_s)
 
     def outcome(self, client: bytes, sequence: int) -> Verdict | None:
         """Return what became of an offer id, as far as this node has folded. None: not seen."""

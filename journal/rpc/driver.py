@@ -17,9 +17,6 @@ import trio
 
 from journal.storage import Storage, Write
 
-GATHER_S_MAX = 0.001
-"""How long a turn that many ask for waits for more of them."""
-
 _Job = tuple[Storage, Sequence[Write], bool]
 
 
@@ -29,10 +26,8 @@ class HostDriver:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._turn: Callable[[], None] | None = None
-        self._wakes = 0
-        """How many have asked for a turn since the last one."""
-        self._wakes_seen = 0
-        self._turn_by = 0.0
+        self._is_due = False
+        self._is_timed = False
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._written: Callable[[], None] | None = None
         """Of the batch that is under way."""
@@ -42,25 +37,17 @@ class HostDriver:
         self._failed = trio.Event()
 
     def wake(self) -> None:
-        self._wakes += 1
-        if self._wakes == 1:
-            self._loop.call_soon(self._take_turn_unless_more_comes)
+        if not self._is_due:
+            self._is_due = True
+            self._loop.call_soon(self._take_turn)
 
-    def _take_turn_unless_more_comes(self) -> None:
-        """One who asks is served at once. Where many ask, those who come while the loop is busy share a turn.
+    def wake_in(self, delay_s: float) -> None:
+        if not self._is_timed:
+            self._is_timed = True
+            self._loop.call_later(delay_s, self._time)
 
-        A message each is how plain clients offer: the loop then reads one or two between two looks at its
-        selector, and a turn for each made slots of five offers (docs/performance.md).
-        """
-        wakes = self._wakes
-        if wakes > 1 and wakes != self._wakes_seen:
-            now = self._loop.time()
-            if not self._wakes_seen:
-                self._turn_by = now + GATHER_S_MAX
-            if now < self._turn_by:
-                self._wakes_seen = wakes
-                self._loop.call_soon(self._take_turn_unless_more_comes)
-                return
+    def _time(self) -> None:
+        self._is_timed = False
         self._take_turn()
 
     def write(
@@ -88,7 +75,7 @@ class HostDriver:
         raise self._error
 
     def _take_turn(self) -> None:
-        self._wakes = self._wakes_seen = 0
+        self._is_due = False
         if self._turn is None:
             return
         try:

@@ -1,4 +1,4 @@
-"""Both drivers of a node keep the same contract; ``HostDriver`` also lets turns wait for company."""
+"""Both drivers of a node keep the same contract."""
 
 from __future__ import annotations
 
@@ -232,51 +232,3 @@ def test_a_batch_under_way_at_the_end_is_stored_and_told(drive: Callable[[Case],
         assert told == [b"value"]
 
     drive(case)
-
-
-def test_where_many_ask_those_who_come_meanwhile_share_a_turn() -> None:
-    """Two have asked, so more may come: while each round of the loop brings one, the turn waits."""
-
-    async def case(driver: Driver) -> None:
-        loop = bridge.host().loop
-        turns, asked = Turns(), []
-
-        def ask() -> None:
-            asked.append(turns.count)
-            driver.wake()
-            if len(asked) < 6:
-                loop.call_soon(ask)
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(driver.run, turns)
-            await turns.upto(1)
-            driver.wake()
-            ask()
-            await turns.upto(2)
-            assert asked == [1] * 6
-            nursery.cancel_scope.cancel()
-
-    by_host(case)
-
-
-def test_a_turn_does_not_wait_for_company_for_ever() -> None:
-    async def case(driver: Driver) -> None:
-        loop = bridge.host().loop
-        turns = Turns()
-        stop = False
-
-        def ask() -> None:
-            driver.wake()
-            if not stop:
-                loop.call_soon(ask)
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(driver.run, turns)
-            await turns.upto(1)
-            driver.wake()
-            ask()
-            await turns.upto(4)
-            stop = True
-            nursery.cancel_scope.cancel()
-
-    by_host(case)
