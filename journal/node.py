@@ -291,6 +291,8 @@ class Node:
             if self._catch_up.work(now):
                 self._work.set()
             self._reads.answer(self.space.applied, self.space.revision)
+            if self._reads.is_due:
+                self._work.set()
             if self._admission.waiting or self._commands:
                 # Folding may have freed a slot or unparked an offer.
                 self._propose(now)
