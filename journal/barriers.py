@@ -1,10 +1,10 @@
 """Reads that wait until this node may answer them. PURE.
 
 A linearizable read waits twice: for a read-index round that the core confirms, then until the slot
-that it names is folded here. Reads that come while a round is on its way share the next one: it
-must begin after they came, and one for each would cost every node two messages a read. A lone
-read waits for nobody. A read of "at least revision R" waits for the fold only. Bounded by ``reads_inflight_max``; none waits
-longer than its deadline.
+that it names is folded here. Reads that come while a round is on its way share the next one: it must
+begin after they came, and one for each would cost every node two messages a read. A lone read waits
+for nobody. A read of "at least revision R" waits for the fold only. Bounded by ``reads_inflight_max``;
+none waits longer than its deadline.
 """
 
 from __future__ import annotations
