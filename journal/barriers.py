@@ -1,9 +1,10 @@
 """Reads that wait until this node may answer them. PURE.
 
-A linearizable read waits twice: for a read-index round that the core confirms (one round for
-all reads that came since the last), then until the slot that it names is folded here. A read
-of "at least revision R" waits for the fold only. Bounded by ``reads_inflight_max``; none waits
-longer than its deadline.
+A linearizable read waits twice: for a read-index round that the core confirms, then until the slot
+that it names is folded here. Reads that come while a round is on its way share the next one: it must
+begin after they came, and one for each would cost every node two messages a read. A lone read waits
+for nobody. A read of "at least revision R" waits for the fold only. Bounded by ``reads_inflight_max``;
+none waits longer than its deadline.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from journal.types import Revision, Slot
 ReadReply = Callable[[Revision | JournalError], None]
 
 RETRY_AFTER_MS = 50
+
+ROUNDS_INFLIGHT_MAX = 1
+"""Rounds on their way at once. The core repeats what is lost of one."""
 
 
 @dataclass(slots=True, eq=False)
@@ -52,9 +56,14 @@ class ReadBarriers:
             read.slot = Slot(0)
             self._confirmed.append(read)
 
+    @property
+    def is_due(self) -> bool:
+        """Whether ``next_round`` has one to give."""
+        return bool(self._new) and len(self._asked) < ROUNDS_INFLIGHT_MAX
+
     def next_round(self) -> int | None:
-        """Return the number of a read-index round for what came since the last; None: for nothing."""
-        if not self._new:
+        """Return the number of a read-index round for what came since the last; None: none is due."""
+        if not self.is_due:
             return None
         self._rounds += 1
         self._asked[self._rounds], self._new = self._new, []

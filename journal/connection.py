@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from journal.commits import Commit
     from journal.node import NodeMember, NodeStatus
     from journal.offers import Verdict
+    from journal.pages import Page
     from journal.paxos.changes import MemberChange
     from journal.snapshots.serve import SnapshotPart
     from journal.versions import Record
@@ -93,7 +94,8 @@ class ScanReply(NamedTuple):
 
     revision: Revision
     """The revision that was read: pass it as ``at`` of the next page."""
-    items: list[tuple[bytes, Record]]
+    items: Page
+    """Its keys, each with its record: a sequence of such pairs."""
     next_key: bytes | None
     """Where the next page starts; None after the last page."""
 

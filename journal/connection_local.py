@@ -113,14 +113,14 @@ class LocalConnection:
         limits = node.config.limits
         await self._barrier(node, consistency)
         revision = _pinned(node, at)
-        items, next_key = node.space.scan(
+        page, next_key = node.space.page(
             start,
             end,
             at=revision,
             limit_keys=min(limit_keys, limits.scan_keys_max),
             limit_bytes=min(limit_bytes or limits.scan_bytes_max, limits.scan_bytes_max),
         )
-        return ScanReply(revision, items, next_key)
+        return ScanReply(revision, page, next_key)
 
     async def _barrier(self, node: Node, consistency: Consistency) -> Revision:
         call: _Call[Revision] = _Call()

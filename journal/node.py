@@ -294,6 +294,8 @@ class Node:
         if self._catch_up.work(now) or (self._to_fold and not self._catch_up.is_installing):
             self._wake()
         self._reads.answer(self.space.applied, self.space.revision)
+        if self._reads.is_due:
+            self._wake()
         if self._admission.waiting or self._commands:
             # Folding may have freed a slot or unparked an offer.
             self._propose(now)

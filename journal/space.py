@@ -52,6 +52,7 @@ from journal.offers import (
     Verdict,
     verdict_to_raw,
 )
+from journal.pages import Page, read_page
 from journal.recent import RecentKeys
 from journal.sessions import Session, Sessions
 from journal.slots import CHAIN_START, Slots, chain_link
@@ -81,7 +82,6 @@ from journal.versions import (
     SpaceReader,
     Versions,
     shown,
-    value_of,
 )
 
 CACHE_BYTES_MAX: Final = 256 * 1024 * 1024
@@ -481,21 +481,14 @@ class Space:
         only a next key of None means the end. Pass the same ``at`` for every page to read all
         of them from one revision. Raises like ``get``.
         """
-        revision = self._readable(at)
-        found: list[tuple[bytes, Record]] = []
-        size = 0
-        looks = 4 * limit_keys + 1000
-        for key, newest in self.versions.scan_current(start, end):
-            record = self.versions.at(key, newest, revision)
-            looks -= 1
-            if record[2]:
-                size += len(key) + len(value_of(record))
-                if found and (len(found) >= limit_keys or size > limit_bytes):
-                    return found, key
-                found.append((key, shown(record)))
-            elif looks <= 0:
-                return found, key + b"\0"
-        return found, None
+        page, following = self.page(start, end, at, limit_keys, limit_bytes)
+        return list(page), following
+
+    def page(
+        self, start: bytes, end: bytes, at: int | None, limit_keys: int, limit_bytes: int
+    ) -> tuple[Page, bytes | None]:
+        """Like ``scan``, but return the page in columns."""
+        return read_page(self.versions, start, end, self._readable(at), limit_keys, limit_bytes)
 
     def _readable(self, at: int | None) -> int:
         if at is None:

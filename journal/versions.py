@@ -182,6 +182,15 @@ class Versions:
             yield changed, self.current(changed)
             changed = _next_after(overlay, changed)
 
+    def stored(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (storage's key, sealed record) of the range as storage has it: of some keys there is news
+        (``unflushed``)."""
+        return self._reader.iterate(CURRENT + start, CURRENT + end if end else family_end(CURRENT))
+
+    def unflushed(self, start: bytes, end: bytes) -> set[bytes]:
+        """Return the keys of the range that were changed by folds whose writes may not be in storage yet."""
+        return {key for slot in self._unflushed for key in slot.keys_in(start, end)}
+
     # -- older versions ---------------------------------------------------------
 
     def at(self, key: bytes, record: Stored, revision: int) -> Stored:
@@ -213,7 +222,7 @@ class Versions:
         if end > self._flushed_revision:
             for slot in self._unflushed:
                 if end <= slot.revision:
-                    return _parse(slot.ended(key, end))
+                    return parse(slot.ended(key, end))
         stored_key = HISTORY + NUMBER.pack(end) + key
         sealed = self._reader.get(stored_key)
         if sealed is None:
@@ -325,7 +334,7 @@ def decode(stored_key: bytes, sealed: bytes) -> Stored:
     payload = unseal(stored_key, sealed)
     if len(payload) < HEAD_BYTES:
         raise RecordDamaged(stored_key, "it is too short to hold a version")
-    return _parse(payload)
+    return parse(payload)
 
 
 def succeed(
@@ -361,7 +370,7 @@ def unpack_trail(payload: bytes, count: int) -> tuple[int, ...]:
     return unpack_from(f">{count}Q", payload, HEAD_BYTES)
 
 
-def _parse(payload: bytes) -> Stored:
+def parse(payload: bytes) -> Stored:
     create, modified, version, lease, ordinal = HEAD.unpack_from(payload)
     return create, modified, version, lease, payload, ordinal
 

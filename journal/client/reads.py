@@ -27,7 +27,7 @@ from journal.errors import ProtocolViolation, RevisionInFuture
 from journal.types import Revision
 from journal.versions import Record
 
-PAGE_KEYS_MAX = 4_000
+PAGE_KEYS_MAX = 10_000
 
 
 class Reads:
@@ -120,10 +120,10 @@ class Reads:
         """Return a whole range, or its first ``limit`` keys, as one page."""
         found: ScanReply | None = None
         async for page in self.pages(start, end, at, consistency, limit, timeout_s):
-            items = page.items if found is None else found.items
             if found is not None:
-                items.extend(page.items)
-            found = ScanReply(page.revision, items, page.next_key)
+                found.items.extend(page.items)
+                page = page._replace(items=found.items)
+            found = page
         assert found is not None
         return found
 

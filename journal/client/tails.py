@@ -61,7 +61,7 @@ class SnapshotPage:
     """
 
     revision: Revision
-    items: list[tuple[bytes, Record]]
+    items: Sequence[tuple[bytes, Record]]
     first: bool
     last: bool
 
@@ -248,7 +248,7 @@ class Tail(Generic[E]):
         revision = await self._reads.revision(LINEARIZABLE, None)
         ranges = [prefix_range(prefix) for prefix in self.prefixes] or [(b"", b"")]
         first = True
-        items: list[tuple[bytes, Record]] = []
+        items: Sequence[tuple[bytes, Record]] = ()
         for start, end in ranges:
             pages = self._reads.pages(start, end, revision, at_least(revision), None, None)
             async for page in pages:

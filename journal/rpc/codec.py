@@ -363,29 +363,6 @@ def pack_record(key: bytes, record: Record | None, *, keys_only: bool = False) -
     )
 
 
-def pack_records(items: list[tuple[bytes, Record]]) -> bytes:
-    """Return keys and their records in the packed form of a scan's page."""
-    packed: bytes = msgpack.packb(items)
-    return packed
-
-
-def unpack_records(data: bytes) -> list[tuple[bytes, Record]]:
-    """Return what ``pack_records`` packed; no bytes are no records. Raises ``ProtocolViolation``."""
-    if not data:
-        return []
-    try:
-        items = msgpack.unpackb(data, use_list=False)
-        return [(_bytes(key), Record(*record)) for key, record in items]
-    except (ValueError, TypeError, msgpack.UnpackException) as error:
-        raise ProtocolViolation(f"a page of a scan does not decode: {error}") from error
-
-
-def _bytes(value: object) -> bytes:
-    if not isinstance(value, bytes):
-        raise TypeError(f"a key is {type(value).__name__}, not bytes")
-    return value
-
-
 def check_range(where: str, start: bytes, end: bytes) -> None:
     """Raise ``InvalidRequest`` where a range cannot hold a key."""
     if end and start >= end:

@@ -36,11 +36,12 @@ from journal.errors import (
 )
 from journal.node import NodeMember, NodeStatus
 from journal.offers import Verdict, unpack_verdicts
+from journal.pages import Page
 from journal.paxos.changes import AddLearner, MemberChange, Promote
 from journal.rpc import bridge, methods
 from journal.rpc.bridge import AsyncioSide, AsyncioThread
 from journal.rpc.channels import CLIENT_MESSAGE_BYTES_MAX, channel_options
-from journal.rpc.codec import unpack_records, unpack_verdict
+from journal.rpc.codec import unpack_verdict
 from journal.rpc.errors import error_of_call, unpack_error
 from journal.rpc.methods import Method
 from journal.rpc.pb import admin_pb2
@@ -176,12 +177,15 @@ class GrpcConnection:
             at_least=consistency.revision,
             limit_keys=limit_keys,
             limit_bytes=limit_bytes,
-            packed=True,
+            columns=True,
         )
-        reply: pb.ScanReply = await self._call(methods.SCAN, request)
-        # A node of an earlier version does not know the packed form.
-        items = unpack_records(reply.packed) or [(record.key, _present(record)) for record in reply.records]
-        return ScanReply(Revision(reply.revision), items, reply.next if reply.HasField("next") else None)
+        self._check_open()
+        parts: list[pb.ScanReply] = await self._run(self._ask_scan, request)
+        page = Page()
+        for part in parts:
+            page.extend(_page(part))
+        last = parts[-1]
+        return ScanReply(Revision(last.revision), page, last.next if last.HasField("next") else None)
 
     @asynccontextmanager
     async def tail(
@@ -312,6 +316,29 @@ class GrpcConnection:
             method.path, request_serializer=methods.encode, response_deserializer=method.decode_reply
         )
         return await call(request, metadata=self._metadata)
+
+    async def _ask_scan(self, request: pb.ScanRequest) -> list[Any]:
+        try:
+            return await self._ask_parts(methods.SCAN_IN_PARTS, request)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
+                raise
+            return [await self._ask(methods.SCAN, request)]  # a node of an earlier version
+
+    async def _ask_parts(self, method: Method, request: Message) -> list[Any]:
+        """Return all messages of a stream that ends, one at least."""
+        call = self._channel.unary_stream(
+            method.path, request_serializer=methods.encode, response_deserializer=method.decode_reply
+        )(request, metadata=self._metadata)
+        parts: list[Any] = []
+        try:
+            while (part := await call.read()) is not grpc.aio.EOF:
+                parts.append(part)
+        finally:
+            call.cancel()
+        if not parts:
+            raise Unavailable(f"{self._endpoint} ended the stream without an answer")
+        return parts
 
     async def _ask_stream(self, method: Method, request: Message) -> Any:
         """Send one request on a stream of its own, and return its reply."""
@@ -608,6 +635,16 @@ def _unpack_commits(packed: bytes) -> list[Commit]:
         ]
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise ProtocolViolation(f"commits do not decode: {error}") from error
+
+
+def _page(reply: pb.ScanReply) -> Page:
+    """Return what a reply to a scan holds, in columns or in records."""
+    if reply.columns:
+        return Page.unpack(reply.columns)
+    page = Page()
+    for record in reply.records:
+        page.append(record.key, _present(record))
+    return page
 
 
 def _present(record: pb.Record) -> Record:

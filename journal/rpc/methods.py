@@ -56,6 +56,9 @@ SUBMIT = Method(JOURNAL, "Submit", journal_pb2.SubmitRequest, journal_pb2.Submit
 SUBMIT_ONCE = Method(JOURNAL, "SubmitOnce", journal_pb2.SubmitRequest, journal_pb2.SubmitResult)
 GET = Method(JOURNAL, "Get", journal_pb2.GetRequest, journal_pb2.GetReply)
 SCAN = Method(JOURNAL, "Scan", journal_pb2.ScanRequest, journal_pb2.ScanReply)
+SCAN_IN_PARTS = Method(
+    JOURNAL, "ScanInParts", journal_pb2.ScanRequest, journal_pb2.ScanReply, server_streams=True
+)
 TAIL = Method(JOURNAL, "Tail", journal_pb2.TailRequest, journal_pb2.TailMessage, server_streams=True)
 LEASE_GRANT = Method(JOURNAL, "LeaseGrant", journal_pb2.LeaseGrantRequest, journal_pb2.LeaseGrantReply)
 LEASE_KEEP_ALIVE = Method(
@@ -87,6 +90,7 @@ ALL = (
     SUBMIT_ONCE,
     GET,
     SCAN,
+    SCAN_IN_PARTS,
     TAIL,
     LEASE_GRANT,
     LEASE_KEEP_ALIVE,

@@ -138,6 +138,7 @@ class Server:
             methods.SUBMIT_ONCE: self._unary(submissions.once),
             methods.GET: self._unary(service.get),
             methods.SCAN: self._unary(service.scan),
+            methods.SCAN_IN_PARTS: self._server_stream(service.scan_in_parts),
             methods.TAIL: self._server_stream(tails.stream),
             methods.LEASE_GRANT: self._unary(service.lease_grant),
             methods.LEASE_KEEP_ALIVE: self._duplex(service.lease_keep_alive),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 
 from journal.errors import (
@@ -29,8 +29,9 @@ from journal.offers import (
     pack_batch,
     pack_offer,
 )
+from journal.pages import Page
 from journal.paxos.changes import AddLearner, MemberChange, Promote, Remove
-from journal.rpc.codec import check_keys, check_range, pack_record, pack_records, pack_verdict
+from journal.rpc.codec import check_keys, check_range, pack_record, pack_verdict
 from journal.rpc.duplex import Duplex
 from journal.rpc.edge import Context, Edge
 from journal.rpc.errors import pack_error
@@ -38,7 +39,6 @@ from journal.rpc.pb import admin_pb2
 from journal.rpc.pb import journal_pb2 as pb
 from journal.snapshots.serve import SnapshotPart
 from journal.types import NodeId, Revision, Slot
-from journal.versions import Record
 
 _SCAN_STEP_KEYS = 1_000
 """A large page is read in steps, between which the node's loop may turn."""
@@ -77,40 +77,42 @@ class Service:
         return pb.GetReply(revision=revision, records=records)
 
     async def scan(self, request: pb.ScanRequest) -> pb.ScanReply:
-        limits, space = self._node.config.limits, self._node.space
-        start, end = request.range.start, request.range.end
-        check_range("range", start, end)
+        revision = await self._scannable(request)
+        page, following = Page(), None
+        for more, position in self._scan(request, revision):
+            page.extend(more)
+            following = position
+            await asyncio.sleep(0)
+        return _scan_reply(request, revision, page, following)
+
+    async def scan_in_parts(self, request: pb.ScanRequest, context: Context) -> None:
+        revision = await self._scannable(request)
+        for page, position in self._scan(request, revision):
+            await context.write(_scan_reply(request, revision, page, position))
+
+    async def _scannable(self, request: pb.ScanRequest) -> Revision:
+        """Return the revision to scan at, once it can be read."""
+        check_range("range", request.range.start, request.range.end)
         at = Revision(request.at) if request.HasField("at") else None
         await self._fresh(at, request.consistency, request.at_least)
-        revision = self._readable(at)
+        return self._readable(at)
+
+    def _scan(self, request: pb.ScanRequest, revision: Revision) -> Iterator[tuple[Page, bytes | None]]:
+        """Read a page in steps, one at least: yield (what was found, where the rest starts)."""
+        limits, space = self._node.config.limits, self._node.space
+        end = request.range.end
         keys = min(request.limit_keys or limits.scan_keys_max, limits.scan_keys_max)
         room = min(request.limit_bytes or limits.scan_bytes_max, limits.scan_bytes_max)
-        reply = pb.ScanReply(revision=revision)
-        packed: list[tuple[bytes, Record]] = []
-        position: bytes | None = start
+        position: bytes | None = request.range.start
         while position is not None and keys > 0 and room > 0:
             step = min(keys, _SCAN_STEP_KEYS)
-            items, position = space.scan(position, end, revision, step, room)
-            room -= sum(len(key) + len(record.value) for key, record in items)
-            if request.packed:
-                packed += (
-                    [(key, record._replace(value=b"")) for key, record in items]
-                    if request.keys_only
-                    else items
-                )
-            else:
-                reply.records.extend(
-                    pack_record(key, record, keys_only=request.keys_only) for key, record in items
-                )
-            keys -= len(items)
-            if 0 < len(items) < step:  # the bytes ended it, or the range
+            page, position = space.page(position, end, revision, step, room)
+            count = len(page)
+            keys -= count
+            room -= page.size()
+            yield page, position
+            if 0 < count < step:  # the bytes ended it, or the range
                 break
-            await asyncio.sleep(0)
-        if packed:
-            reply.packed = pack_records(packed)
-        if position is not None:
-            reply.next = position
-        return reply
 
     async def _fresh(self, at: Revision | None, consistency: pb.Consistency, at_least: int) -> None:
         """Wait for the barrier; not for a past that this node already has: that never changes."""
@@ -291,3 +293,15 @@ class Service:
         return admin_pb2.ReadSnapshotReply(
             header=part.header.pack(), records=part.records, end=b"" if part.end is None else part.end.pack()
         )
+
+
+def _scan_reply(
+    request: pb.ScanRequest, revision: Revision, page: Page, position: bytes | None
+) -> pb.ScanReply:
+    """Return a page in the form that ``request`` asks for."""
+    reply = pb.ScanReply(revision=revision, next=position)
+    if request.columns:
+        reply.columns = page.pack(keys_only=request.keys_only)
+    else:
+        reply.records.extend(pack_record(key, record, keys_only=request.keys_only) for key, record in page)
+    return reply

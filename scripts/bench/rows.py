@@ -26,6 +26,7 @@ BULK_MESSAGE_OFFERS = 100
 BULK_INFLIGHT = 6_400
 ETCD_CONCURRENCIES = (64, 256, 512, 1_024)
 SCAN_KEYS = 10_000
+SCAN_VALUE_BYTES = 64
 GET_KEY = b"bench/get"
 
 
@@ -211,7 +212,8 @@ async def read(bench: Bench) -> list[Result]:
 
             async def scan_all(_worker: int) -> tuple[int, int]:
                 found = await journal.scan(b"scan/", b"scan0")
-                return len(found.items) // SCAN_KEYS, 0
+                looked_at = sum(len(record.value) for _key, record in found.items)
+                return looked_at // (SCAN_KEYS * SCAN_VALUE_BYTES), 0
 
             await measure(level, 1, scan_all, bench.seconds, {})
             scan.ours.append(level.rate)
@@ -227,7 +229,7 @@ async def read(bench: Bench) -> list[Result]:
 async def _fill(journal: Journal, prefix: bytes, count: int) -> None:
     from journal.offers import Offer, Put
 
-    offers = [Offer((Put(prefix + b"%06d" % n, bytes(64)),)) for n in range(count)]
+    offers = [Offer((Put(prefix + b"%06d" % n, bytes(SCAN_VALUE_BYTES)),)) for n in range(count)]
     for begin in range(0, count, 1_000):
         await journal.offer_many(offers[begin : begin + 1_000])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -224,7 +225,7 @@ def _record_json(key: bytes, record: Record | None) -> dict[str, Any]:
     }
 
 
-def _record_table(items: list[tuple[bytes, Record]]) -> None:
+def _record_table(items: Iterable[tuple[bytes, Record]]) -> None:
     from synod.values import to_text
 
     rows = [

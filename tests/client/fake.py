@@ -51,6 +51,7 @@ from journal.offers import (
     Verdict,
     offer_from_raw,
 )
+from journal.pages import Page
 from journal.paxos.changes import MemberChange
 from journal.snapshots.serve import SnapshotPart
 from journal.types import NodeId, Revision, Slot
@@ -416,7 +417,10 @@ class FakeConnection:
         revision = await self._barrier(at, consistency)
         found = self._node.journal.scan(start, end, revision)
         limit = min(limit_keys, self._node.limits.scan_keys_max)
-        return ScanReply(revision, found[:limit], found[limit][0] if len(found) > limit else None)
+        page = Page()
+        for key, record in found[:limit]:
+            page.append(key, record)
+        return ScanReply(revision, page, found[limit][0] if len(found) > limit else None)
 
     @asynccontextmanager
     async def tail(

@@ -251,7 +251,7 @@ async def test_a_snapshot_and_then_what_follows(autojump_clock: object) -> None:
             second = await tail.__anext__()
             assert isinstance(second, SnapshotPage)
             assert second.last
-            keys = [key for key, _record in first.items + second.items]
+            keys = [key for page in (first, second) for key, _record in page.items]
             assert keys == sorted(b"%s/%d" % ([b"a", b"b"][i % 3], i) for i in range(1, 31) if i % 3 != 2)
             assert first.revision == second.revision == tail.revision == 30
             found = []

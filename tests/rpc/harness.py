@@ -126,11 +126,23 @@ class Served(SimpleNamespace):
     async def call(self, method: Method, request: Message, metadata: Any = ()) -> Any:
         """Make a unary call as a client in any language does."""
 
-        async def ask() -> Any:
-            made = self.channel.unary_unary(
+        return await bridge.host().run(self.call_here, method, request, metadata)
+
+    async def call_here(self, method: Method, request: Message, metadata: Any = ()) -> Any:
+        """``call`` for the asyncio side."""
+        made = self.channel.unary_unary(
+            method.path, request_serializer=methods.encode, response_deserializer=method.decode_reply
+        )
+        return await made(request, metadata=metadata)
+
+    async def call_stream(self, method: Method, request: Message) -> list[Any]:
+        """Make a call that is answered by a stream that ends; return its messages."""
+
+        async def ask() -> list[Any]:
+            made = self.channel.unary_stream(
                 method.path, request_serializer=methods.encode, response_deserializer=method.decode_reply
             )
-            return await made(request, metadata=metadata)
+            return [reply async for reply in made(request)]
 
         return await bridge.host().run(ask)
 

@@ -16,15 +16,14 @@ from journal.connection import LINEARIZABLE, LOCAL, at_least
 from journal.errors import (
     InvalidRequest,
     LeaseNotFound,
-    ProtocolViolation,
     RevisionCompacted,
     RevisionInFuture,
     Unavailable,
 )
 from journal.limits import Limits
 from journal.offers import Adjust, Delete, LeaseGrant, Offer, Put
+from journal.pages import Page
 from journal.rpc import bridge, methods
-from journal.rpc.codec import unpack_records
 from journal.rpc.edge import EdgeLimits
 from journal.rpc.methods import Method
 from journal.rpc.pb import admin_pb2
@@ -101,28 +100,138 @@ async def test_scan_reads_a_large_page_in_steps_and_keys_only() -> None:
 
 @guest
 @pytest.mark.parametrize("keys_only", [False, True])
-async def test_a_packed_page_holds_what_the_typed_one_holds(keys_only: bool) -> None:
+async def test_columns_hold_what_the_records_hold(keys_only: bool) -> None:
     async with served() as here:
         offers = [Offer(mutations=(Put(b"%04d" % number, b"value %d" % number),)) for number in range(1500)]
         await here.connection.submit(batch(*offers))
         await here.connection.submit(batch(*offers[:500]))
         request = pb.ScanRequest(range=pb.Range(start=b"0100"), keys_only=keys_only, limit_keys=1200)
         typed = await here.call(methods.SCAN, request)
-        request.packed = True
+        request.columns = True
         packed = await here.call(methods.SCAN, request)
         assert not packed.records and packed.revision == typed.revision and packed.next == typed.next
-        assert unpack_records(packed.packed) == [
-            (r.key, Record(Revision(r.create), Revision(r.mod), r.version, r.lease, r.value))
-            for r in typed.records
-        ]
+        assert Page.unpack(packed.columns) == typed_items([typed])
 
 
-@pytest.mark.parametrize(
-    "data", [b"\xc1", b"\x01", b"\x91\x01", b"\x91\x92\xa1k\x95\x01\x01\x01\x00\xc4\x00"]
-)
-def test_a_packed_page_that_does_not_decode_is_a_violation(data: bytes) -> None:
-    with pytest.raises(ProtocolViolation):
-        unpack_records(data)
+@guest
+async def test_a_scan_in_parts_is_the_page_that_goes_on_from_part_to_part() -> None:
+    async with served() as here:
+        offers = [Offer(mutations=(Put(b"%04d" % number, b"value"),)) for number in range(2500)]
+        await here.connection.submit(batch(*offers))
+        request = pb.ScanRequest(range=pb.Range(start=b"0100"), limit_keys=2300)
+        whole = await here.call(methods.SCAN, request)
+        parts = await here.call_stream(methods.SCAN_IN_PARTS, request)
+        assert [len(part.records) for part in parts] == [1000, 1000, 300]
+        assert {part.revision for part in parts} == {whole.revision}
+        assert typed_items(parts) == typed_items([whole])
+        starts = [part.records[0].key for part in parts]
+        assert [part.next for part in parts] == [*starts[1:], whole.next]
+        request.columns = True
+        columns = await here.call_stream(methods.SCAN_IN_PARTS, request)
+        assert [pair for part in columns for pair in Page.unpack(part.columns)] == typed_items([whole])
+        page = await here.connection.scan(b"0100", b"", at=None, consistency=LOCAL, limit_keys=2300)
+        assert page.items == typed_items([whole]) and page.next_key == whole.next
+        nothing = await here.connection.scan(b"x", b"", at=None, consistency=LOCAL, limit_keys=10)
+        assert (len(nothing.items), nothing.next_key, nothing.revision) == (0, None, whole.revision)
+
+
+@guest
+async def test_all_parts_are_of_one_revision_whatever_is_written_between_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with served() as here:
+        monkeypatch.setattr("journal.rpc.service._SCAN_STEP_KEYS", 2)
+        for number in range(6):
+            await here.put(b"k%d" % number, b"old")
+
+        async def ask() -> list[pb.ScanReply]:
+            call: Any = here.channel.unary_stream(
+                methods.SCAN_IN_PARTS.path,
+                request_serializer=methods.encode,
+                response_deserializer=methods.SCAN_IN_PARTS.decode_reply,
+            )(pb.ScanRequest(range=pb.Range()))
+            return [await call.read() for _ in range(3)]
+
+        space, plain = here.node.space, here.node.space.page
+        steps = 0
+
+        def page(*asked: Any) -> Any:
+            nonlocal steps
+            steps += 1
+            if steps == 2:
+                space.revision = Revision(space.revision + 1)  # as if an offer had come between
+            return plain(*asked)
+
+        monkeypatch.setattr(space, "page", page)
+        parts = await bridge.host().run(ask)
+        space.revision = Revision(space.revision - 1)
+        assert {part.revision for part in parts} == {6}
+
+
+@guest
+async def test_a_scan_whose_revision_is_compacted_between_its_parts_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with served() as here:
+        monkeypatch.setattr("journal.rpc.service._SCAN_STEP_KEYS", 2)
+        for number in range(6):
+            await here.put(b"k%d" % number, b"old")
+        space, plain = here.node.space, here.node.space.page
+        asked_for = []
+
+        def page(*asked: Any) -> Any:
+            asked_for.append(asked[0])
+            if len(asked_for) == 2:
+                space.compacted = Revision(6)
+            return plain(*asked)
+
+        monkeypatch.setattr(space, "page", page)
+        with pytest.raises(RevisionCompacted):
+            await here.connection.scan(b"", b"", at=Revision(5), consistency=LOCAL, limit_keys=100)
+        assert asked_for == [b"", b"k2"]
+
+
+@guest
+async def test_a_node_that_knows_no_parts_is_asked_for_the_page() -> None:
+    """Of an earlier version: it does not know columns either."""
+    async with served() as here:
+        await here.put(b"a", b"1")
+        await here.put(b"b", b"2")
+
+        async def scan(data: bytes, _context: Any) -> bytes:
+            asked = pb.ScanRequest.FromString(data)
+            asked.columns = False
+            reply: bytes = (await here.call_here(methods.SCAN, asked)).SerializeToString()
+            return reply
+
+        async def serve() -> tuple[grpc.aio.Server, int]:
+            server = grpc.aio.server()
+            handlers: dict[str, Any] = {"Scan": grpc.unary_unary_rpc_method_handler(scan)}
+            server.add_generic_rpc_handlers(
+                (grpc.method_handlers_generic_handler(methods.JOURNAL, handlers),)
+            )
+            port = server.add_insecure_port("127.0.0.1:0")
+            await server.start()
+            return server, port
+
+        server, port = await bridge.host().run(serve)
+        try:
+            old = await here.connector.connect(f"127.0.0.1:{port}")
+            page = await old.scan(b"", b"", at=None, consistency=LOCAL, limit_keys=100)
+            assert [(key, record.value, record.mod) for key, record in page.items] == [
+                (b"a", b"1", 1),
+                (b"b", b"2", 2),
+            ]
+        finally:
+            await bridge.host().run(server.stop, None)
+
+
+def typed_items(replies: list[pb.ScanReply]) -> list[tuple[bytes, Record]]:
+    return [
+        (r.key, Record(Revision(r.create), Revision(r.mod), r.version, r.lease, r.value))
+        for reply in replies
+        for r in reply.records
+    ]
 
 
 @guest

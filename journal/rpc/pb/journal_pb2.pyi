@@ -387,7 +387,7 @@ class Record(_message.Message):
     def __init__(self, key: _Optional[bytes] = ..., value: _Optional[bytes] = ..., create: _Optional[int] = ..., mod: _Optional[int] = ..., version: _Optional[int] = ..., lease: _Optional[int] = ...) -> None: ...
 
 class ScanRequest(_message.Message):
-    __slots__ = ("range", "at", "consistency", "at_least", "limit_keys", "limit_bytes", "keys_only", "packed")
+    __slots__ = ("range", "at", "consistency", "at_least", "limit_keys", "limit_bytes", "keys_only", "columns")
     RANGE_FIELD_NUMBER: _ClassVar[int]
     AT_FIELD_NUMBER: _ClassVar[int]
     CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
@@ -395,7 +395,7 @@ class ScanRequest(_message.Message):
     LIMIT_KEYS_FIELD_NUMBER: _ClassVar[int]
     LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
     KEYS_ONLY_FIELD_NUMBER: _ClassVar[int]
-    PACKED_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
     range: Range
     at: int
     consistency: Consistency
@@ -403,20 +403,20 @@ class ScanRequest(_message.Message):
     limit_keys: int
     limit_bytes: int
     keys_only: bool
-    packed: bool
-    def __init__(self, range: _Optional[_Union[Range, _Mapping]] = ..., at: _Optional[int] = ..., consistency: _Optional[_Union[Consistency, str]] = ..., at_least: _Optional[int] = ..., limit_keys: _Optional[int] = ..., limit_bytes: _Optional[int] = ..., keys_only: _Optional[bool] = ..., packed: _Optional[bool] = ...) -> None: ...
+    columns: bool
+    def __init__(self, range: _Optional[_Union[Range, _Mapping]] = ..., at: _Optional[int] = ..., consistency: _Optional[_Union[Consistency, str]] = ..., at_least: _Optional[int] = ..., limit_keys: _Optional[int] = ..., limit_bytes: _Optional[int] = ..., keys_only: _Optional[bool] = ..., columns: _Optional[bool] = ...) -> None: ...
 
 class ScanReply(_message.Message):
-    __slots__ = ("revision", "records", "next", "packed")
+    __slots__ = ("revision", "records", "next", "columns")
     REVISION_FIELD_NUMBER: _ClassVar[int]
     RECORDS_FIELD_NUMBER: _ClassVar[int]
     NEXT_FIELD_NUMBER: _ClassVar[int]
-    PACKED_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
     revision: int
     records: _containers.RepeatedCompositeFieldContainer[Record]
     next: bytes
-    packed: bytes
-    def __init__(self, revision: _Optional[int] = ..., records: _Optional[_Iterable[_Union[Record, _Mapping]]] = ..., next: _Optional[bytes] = ..., packed: _Optional[bytes] = ...) -> None: ...
+    columns: bytes
+    def __init__(self, revision: _Optional[int] = ..., records: _Optional[_Iterable[_Union[Record, _Mapping]]] = ..., next: _Optional[bytes] = ..., columns: _Optional[bytes] = ...) -> None: ...
 
 class TailRequest(_message.Message):
     __slots__ = ("after", "prefixes", "snapshot", "consistency", "at_least", "progress_ms", "packed")
