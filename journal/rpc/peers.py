@@ -32,11 +32,10 @@ from typing import Any, Protocol
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
-from google.protobuf.message import Message as ProtobufMessage
 from structlog.typing import FilteringBoundLogger
 
 from journal.errors import JournalError, ProtocolViolation, Unavailable, WrongCluster
-from journal.paxos.messages import Envelope, Heartbeat, Message
+from journal.paxos.messages import Accept, Envelope, Heartbeat, Message
 from journal.rpc import methods
 from journal.rpc.channels import channel_options
 from journal.rpc.codec import message_bytes, pack_message, unpack_message
@@ -54,6 +53,8 @@ _OFFLINE_BYTES_MAX = 1024 * 1024
 _NEWS_DELAY_S = 0.003
 """How long the news of what was chosen waits for company. Nobody waits for it but readers on other nodes,
 and a client that offers again at once brings the next Accept by then: a parcel less each way."""
+_PACKED_KEPT_MAX = 4
+"""Accepts whose bytes are kept for the other peers; one to each is on its way at about the same time."""
 _RETRY_S = 0.1
 _REFUSED_RETRY_S = 3.0
 
@@ -120,6 +121,7 @@ class GrpcTransport:
         self._links: dict[NodeId, _Link] = {}
         self._incoming: dict[NodeId, asyncio.Future[str]] = {}
         self._pulses: dict[NodeId, Pulse] = {}
+        self._packed: deque[tuple[Message, bytes]] = deque(maxlen=_PACKED_KEPT_MAX)
         self._closed = False
 
     # -- the node's side ----------------------------------------------------------------
@@ -179,7 +181,20 @@ class GrpcTransport:
 
     def pulse(self, node: NodeId) -> Pulse:
         """Return the pulse of a peer, which outlives its streams."""
-        return self._pulses.setdefault(node, Pulse())
+        pulse = self._pulses.get(node)
+        if pulse is None:
+            pulse = self._pulses[node] = Pulse()
+        return pulse
+
+    def packed(self, message: Message) -> bytes:
+        """Return ``message`` as the bytes of an envelope. An Accept goes to all peers: it is packed once."""
+        for known, packed in self._packed:
+            if known is message:
+                return packed
+        packed = pack_message(message).SerializeToString()
+        if type(message) is Accept:
+            self._packed.append((message, packed))
+        return packed
 
     async def aclose(self) -> None:
         """Close all streams, both ways. From the asyncio side. Idempotent."""
@@ -335,6 +350,20 @@ class GrpcTransport:
                 deliver(envelope)
 
 
+_ENVELOPE_TAG = bytes([px.Parcel.ENVELOPES_FIELD_NUMBER << 3 | 2])
+"""Before the length and the bytes of an envelope in a serialized parcel."""
+
+
+def _varint(number: int) -> bytes:
+    """Return ``number`` in protobuf's form: seven bits a byte, the lowest first, the last below 128."""
+    packed = bytearray()
+    while number > 127:
+        packed.append(number & 127 | 128)
+        number >>= 7
+    packed.append(number)
+    return bytes(packed)
+
+
 def _is_news(message: Message) -> bool:
     """Whether nobody waits for ``message``: it only says what was chosen."""
     return isinstance(message, Heartbeat) and message.probe == 0
@@ -430,9 +459,9 @@ class _Link:
             # A channel of its own each time: a fresh one tries to connect at once, where the old
             # one would first sit out its backoff.
             async with grpc.aio.insecure_channel(self.endpoint, options=channel_options()) as channel:
-                exchange = channel.stream_stream(
+                exchange: Any = channel.stream_stream(
                     methods.EXCHANGE.path,
-                    request_serializer=methods.encode,
+                    request_serializer=None,  # parcels are bytes already
                     response_deserializer=px.Empty.FromString,
                 )
                 metadata = (*self._metadata, *self._transport.own_endpoint)
@@ -469,7 +498,7 @@ class _Link:
         task = asyncio.current_task()
         return task is not None and task.cancelling() > 0
 
-    async def _write_to(self, call: grpc.aio.StreamStreamCall[ProtobufMessage, px.Empty]) -> None:
+    async def _write_to(self, call: grpc.aio.StreamStreamCall[Any, px.Empty]) -> None:
         accepted = dict(await call.initial_metadata() or ())
         if methods.MD_NODE not in accepted:
             await call.code()  # refused: the status, which says why, comes behind the metadata
@@ -505,31 +534,37 @@ class _Link:
             if pulse.due:
                 self.wake()
 
-    def _parcels(self) -> list[px.Parcel]:
-        """Take what is queued, up to one parcel's worth, as one parcel or the parts of one."""
-        envelopes: list[px.Envelope] = []
+    def _parcels(self) -> list[bytes]:
+        """Take what is queued, up to one parcel's worth, as one serialized parcel or the parts of one.
+
+        Serialized messages of one type, one behind the other, are one message with the fields of all: so a
+        parcel is put together from its envelopes' bytes, which are copied once.
+        """
+        pieces: list[bytes] = []
         size = 0
-        while self._queue and (not envelopes or size + self._queue[0][0] <= PARCEL_BYTES_MAX):
+        while self._queue and (not pieces or size + self._queue[0][0] <= PARCEL_BYTES_MAX):
             taken, message = self._queue.popleft()
-            envelopes.append(pack_message(message))
+            packed = self._transport.packed(message)
+            pieces += (_ENVELOPE_TAG, _varint(len(packed)), packed)
             size += taken
         self._bytes -= size
         self._due = bool(self._queue)
         if self._news_timer is not None:
             self._news_timer.cancel()
             self._news_timer = None
-        parcel = px.Parcel(envelopes=envelopes)
         pulse = self._transport.pulse(self._peer)
         if pulse.due:
-            pulse.stamp(parcel)
+            stamp = px.Parcel()
+            pulse.stamp(stamp)
+            pieces.append(stamp.SerializeToString())
+        whole = b"".join(pieces)
         if size <= PARCEL_BYTES_MAX:
-            return [parcel]
-        whole = parcel.SerializeToString()
-        cuts = range(0, len(whole), PARCEL_BYTES_MAX)
-        return [
-            px.Parcel(part=whole[cut : cut + PARCEL_BYTES_MAX], more=cut + PARCEL_BYTES_MAX < len(whole))
-            for cut in cuts
-        ]
+            return [whole]
+        parts = []
+        for cut in range(0, len(whole), PARCEL_BYTES_MAX):
+            end = cut + PARCEL_BYTES_MAX
+            parts.append(px.Parcel(part=whole[cut:end], more=end < len(whole)).SerializeToString())
+        return parts
 
     def _lost(self, refused: bool, reason: str) -> None:
         """Forget what waited for a connection that is gone, and say once why it went."""

@@ -17,6 +17,7 @@ from journal.node import Node
 from journal.paxos.messages import Accept, AcceptedValue, Envelope, Heartbeat, Learn, Promise
 from journal.rpc import bridge, methods, peers, pulse
 from journal.rpc.channels import channel_options
+from journal.rpc.codec import pack_message
 from journal.rpc.pb import paxos_pb2 as px
 from journal.rpc.peers import GrpcTransport
 from journal.rpc.server import Server
@@ -526,3 +527,29 @@ async def test_who_does_not_say_where_it_is_reached_is_not_answered() -> None:
         send(one.transport, 2, learn(1))
         await until(lambda: two.got)
         assert not two.transport.links()
+
+
+@guest
+async def test_a_message_to_all_is_packed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed: list[object] = []
+
+    def counted(message: Any) -> px.Envelope:
+        packed.append(message)
+        return pack_message(message)
+
+    monkeypatch.setattr("journal.rpc.peers.pack_message", counted)
+    async with peer(1) as sender, peer(2) as second, peer(3) as third:
+        sender.transport.set_peers({NodeId(2): second.endpoint, NodeId(3): third.endpoint})
+        sent = [Accept(BALLOT, Slot(slot), bytes([slot]) * 300, Slot(0)) for slot in range(1, 4)]
+        for message in sent:
+            sender.transport.send([Envelope(NodeId(1), to, message) for to in (NodeId(2), NodeId(3))])
+        await until(lambda: len(second.got) == len(third.got) == 3)
+        assert [envelope.message for envelope in second.got] == sent
+        assert [envelope.message for envelope in third.got] == sent
+        assert packed == sent
+
+
+@pytest.mark.parametrize("number", [0, 1, 127, 128, 300, 16_383, 16_384, 2**21, 2**32])
+def test_lengths_are_written_as_protobuf_reads_them(number: int) -> None:
+    parcel = px.Parcel(ping=number).SerializeToString()
+    assert parcel[1:] == (peers._varint(number) if number else b"")
