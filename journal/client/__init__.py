@@ -7,6 +7,7 @@ Where to look:
 * ``router``: which node to ask, when to try again, and the highest revision seen.
 * ``gather``: concurrent gets travel in one call.
 * ``reads``, ``tails``, ``leases``, ``transactions``: what their names say.
+* ``run``: ``trio.run`` with gRPC in the same thread.
 * ``config``, ``errors``: settings and what a client raises beyond ``journal.errors``.
 
 Nothing here imports grpc: nodes are reached through ``journal.connection``.
@@ -19,6 +20,7 @@ from journal.client.errors import LeaseLost, OfferId, OfferRejected, OffersUnres
 from journal.client.journal import Journal, connect
 from journal.client.leases import Lease
 from journal.client.router import Counters
+from journal.client.run import run
 from journal.client.tails import SnapshotPage, Tail
 from journal.client.transactions import Transaction
 from journal.connection import LINEARIZABLE, LOCAL, Consistency, TailMessage, at_least
@@ -48,4 +50,5 @@ __all__ = [
     "Unavailable",
     "at_least",
     "connect",
+    "run",
 ]

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import trio
 from rich.console import Console
 
+from journal.client import run
 from scripts.bench import etcd, h2load, report
 from scripts.bench.etcd import Etcd
 from scripts.bench.machine import UNARY, echo_server, stream_echo_us, synced_appends
@@ -80,7 +80,7 @@ async def draw(bench: Bench) -> str:
     return report.curves({name: tuple(curve) for name, curve in series.items()})
 
 
-async def run(bench: Bench, options: argparse.Namespace) -> tuple[dict[str, Any], list[Result], str]:
+async def measure(bench: Bench, options: argparse.Namespace) -> tuple[dict[str, Any], list[Result], str]:
     with bench.console.status("what the machine itself needs"):
         machine = await machine_limits(bench.folder, bench.seconds)
     results: list[Result] = []
@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 peer.start()
         value = os.urandom(options.value_bytes)
         bench = Bench(cluster, peer, folder, options.seconds, options.rounds, value, console)
-        machine, results, picture = trio.run(run, bench, options)
+        machine, results, picture = run(measure, bench, options)
         check_nodes(cluster)
     except (h2load.LoadFailed, RuntimeError) as error:
         console.print(f"bench: {error}")
