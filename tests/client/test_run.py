@@ -17,8 +17,9 @@ def test_a_client_runs_with_no_thread_for_grpc(processes: LocalCluster) -> None:
             await journal.put(key, b"here")
             record = await journal.get(key)
             assert record is not None
+            value = record.value
             threads = {thread.name for thread in threading.enumerate()}
-        return record.value, threads
+        return value, threads
 
     value, threads = run(main, b"run/guest")
     assert value == b"here"
