@@ -11,3 +11,5 @@
 A number means nothing without the machine it was measured on, and this one may be noisy: so each row is
 a ratio to a peer measured in alternating rounds of the same run.
 """
+
+import journal.rpc  # noqa: F401  # before grpc: it says how gRPC's core is to do its I/O
