@@ -17,6 +17,7 @@ from journal.rpc.methods import GET, SUBMIT_ONCE
 from journal.rpc.pb import journal_pb2 as pb
 from scripts.bench import etcd, failover, h2load
 from scripts.bench.etcd import Etcd
+from scripts.bench.growth import growth
 from scripts.bench.loads import Client, Level, Wire, leader_connection, measure
 from scripts.bench.machine import UNARY, echo_server
 from scripts.bench.restart import restart
@@ -259,6 +260,7 @@ ROWS: dict[str, Row] = {
     "read": read,
     "failover": failing_over,
     "tail": tail,
+    "growth": growth,
     "restart": restart,
 }
 
