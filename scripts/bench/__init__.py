@@ -4,6 +4,8 @@
 * ``machine``: what the machine itself needs for a synced append and a gRPC echo.
 * ``etcd``: three etcd nodes; ``h2load`` drives them, and what of ours any gRPC client may call.
 * ``loads``: what our own clients do; ``failover``: writers while the leader is killed.
+* ``tails``: how soon commits are with thousands of readers; ``streams`` and ``h2`` are those readers.
+* ``growth``, ``restart``: what a long history costs; ``fill`` makes it.
 * ``report``: the table, the JSON and the picture.
 
 * ``check``: ``make bench-check``, which counts instead of timing.

@@ -3,7 +3,8 @@
 Two clusters of ours, both of which keep the last 100,000 revisions and compact what is older: one stays at
 10,000 live keys, the other grows. Each round measures both, one after the other, with offers that put to keys
 of the cluster's own, drawn at random from all of them. In the end the grown one gets its history: it is
-filled up to so many revisions, and measured on 10,000 of its keys again.
+filled up to so many revisions, and measured on 10,000 of its keys again. What was filled is let settle first:
+LevelDB merges what a fill has left for some seconds.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from scripts.bench import fill
-from scripts.bench.loads import Level, measure
+from scripts.bench.loads import Cores, Level, measure
 from scripts.bench.nodes import check_nodes
 from scripts.bench.results import Result
 from synod.local import LocalCluster
@@ -33,6 +34,10 @@ REVISIONS_SHORT = 500_000
 RETAIN_REVISIONS = 100_000
 SHARE_MIN = 0.8
 FIRST = "10,000 keys"
+IDLE_CORES = 0.1
+"""A cluster whose nodes use less than this together has nothing left to do."""
+LOOK_INTERVAL_S = 0.5
+SETTLE_S_MAX = 60.0
 
 
 async def growth(bench: Bench) -> list[Result]:
@@ -67,6 +72,7 @@ async def grown(bench: Bench, sizes: Sequence[int], revisions: int) -> list[Resu
 async def _rounds(first: Bench, growing: Bench, keys: int, result: Result) -> int:
     """Measure both in turns; return how many revisions the growing one got by it."""
     offers = 0
+    await _settled(growing)
     for _ in range(first.rounds):
         result.peer.append((await _bulk(first, FIRST_KEYS)).rate)
         level = await _bulk(growing, keys)
@@ -74,6 +80,16 @@ async def _rounds(first: Bench, growing: Bench, keys: int, result: Result) -> in
         result.details["cpu_us_an_offer"] = {name: round(used, 1) for name, used in level.cpu_us().items()}
         offers += level.offers
     return offers
+
+
+async def _settled(bench: Bench) -> None:
+    """Wait until the nodes are idle, or have not been for long."""
+    with trio.move_on_after(SETTLE_S_MAX):
+        while True:
+            cores = Cores(bench.cluster.running())
+            await trio.sleep(LOOK_INTERVAL_S)
+            if sum(cores.used().values()) < IDLE_CORES:
+                return
 
 
 async def _bulk(bench: Bench, keys: int) -> Level:
