@@ -105,13 +105,18 @@ class Tails:
                     continue
                 if chunk.last < space.revision:
                     watch.note(Revision(chunk.last + 1))
-                if not chunk.commits:
-                    watch.delivered()
-                    continue
-                for last, body in self._pieces(chunk, watch.prefixes, request.packed, bytes_max):
+                pieces = self._pieces(chunk, watch.prefixes, request.packed, bytes_max)
+                for last, body in pieces:
                     message = _covers(bell.told, last, space.revision) + body
                     self._round.told(bell, last)
                     await context.write(message)
+                if not pieces and bell.told < chunk.last and bell.has_waited:
+                    message = _covers(bell.told, chunk.last, space.revision)
+                    self._round.told(bell, chunk.last)
+                    await context.write(message)
+                elif not pieces:  # it may go on for long: others have their turn
+                    bell.is_due = bell.is_due or bell.told < chunk.last
+                    await asyncio.sleep(0)
                 watch.delivered()
                 continue
             # Up to the present revision there is nothing more for this tail.
@@ -130,6 +135,8 @@ class Tails:
         where the filter lets nothing through."""
         key = (chunk.first, chunk.last, prefixes, packed)
         found = self._encoded.get(key)
+        if not chunk.commits:
+            return []
         if found is not None:
             self._encoded.move_to_end(key)
             return found
@@ -251,7 +258,7 @@ def pack_commits(batch: list[tuple[Commit, list[Change]]]) -> bytes:
 class _Bell:
     """What one tail waits for: that something concerns it, that it is its turn to tell, or the end."""
 
-    __slots__ = ("_loop", "_rung", "is_due", "told")
+    __slots__ = ("_loop", "_rung", "_told_at", "is_due", "told")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, told: Revision) -> None:
         self.told = told
@@ -259,7 +266,18 @@ class _Bell:
         self.is_due = True
         """Whether it is to say how far it is. A reader that has just come hears something at once."""
         self._loop = loop
+        self._told_at = 0.0
         self._rung: asyncio.Future[bool] | None = None
+
+    def tell(self, last: Revision) -> None:
+        """Its reader is told now that it has everything up to ``last``."""
+        self.told, self.is_due = last, False
+        self._told_at = self._loop.time()
+
+    @property
+    def has_waited(self) -> bool:
+        """Whether its reader was told nothing for ``UNTOLD_S``."""
+        return self._loop.time() - self._told_at >= UNTOLD_S
 
     def ring(self) -> None:
         if self._rung is not None and not self._rung.done():
@@ -303,7 +321,7 @@ class _Round:
 
     def told(self, bell: _Bell, last: Revision) -> None:
         """The reader is told now that it has everything up to ``last``."""
-        bell.told, bell.is_due = last, False
+        bell.tell(last)
         self._bells.move_to_end(bell)
 
     def ring_all(self) -> None:

@@ -232,6 +232,33 @@ async def test_a_filtered_tail_goes_on_behind_what_it_has_read() -> None:
 
 
 @guest
+async def test_a_long_past_that_a_filter_hides_is_told_of_by_the_way_and_holds_nobody_up() -> None:
+    async with served(limits=Limits(tail_message_bytes_max=1000)) as here:
+        for _ in range(20):
+            await here.put(b"others", bytes(300))
+        of_hub, loop = here.node.tails.read, bridge.host().loop
+        turns: list[int] = [0]
+
+        def read(after: Revision, bytes_max: int) -> Any:
+            assert turns[0] == 0, "the loop has turned since the last read"
+            turns[0] += 1
+            loop.call_soon(turns.__setitem__, 0, 0)
+            return of_hub(after, bytes_max)
+
+        for untold_s in (0.0, 60.0):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(tails, "UNTOLD_S", untold_s)
+                patch.setattr(here.node.tails, "read", read)
+                async with here.connection.tail(ZERO, [b"mine"], progress_interval_s=60) as tail:
+                    told: list[int] = []
+                    while sum(told) < 20:
+                        message = await anext(tail)
+                        assert (message.first, message.commits) == (sum(told) + 1, [])
+                        told.append(message.last - message.first + 1)
+            assert len(told) > 3 if untold_s == 0 else len(told) <= 2
+
+
+@guest
 async def test_a_slow_reader_holds_up_neither_the_node_nor_its_memory() -> None:
     async with (
         served() as here,
