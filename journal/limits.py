@@ -107,7 +107,7 @@ class Limits:
     tail_recent_bytes_max: int = 32 * 1024 * 1024
     """Recent commits kept decoded for the tails that are up to date."""
 
-    space_cache_records_max: int = 200_000
+    space_cache_records_max: int = 800_000
     """Records of the space kept decoded in memory (a cache, not a limit on the space)."""
 
     disk_reserve_bytes: int = 64 * 1024 * 1024

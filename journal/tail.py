@@ -23,6 +23,7 @@ from journal.paxos.messages import AcceptedValue
 from journal.space import Folded, Space
 from journal.storage.log import LogStore
 from journal.types import Revision, Slot
+from journal.watches import Watch, Watches
 
 LABELS_MAX = 50_000
 """Labels of revisions remembered for receipts: a cache of what the log says."""
@@ -60,10 +61,11 @@ class TailHub:
         self._flushed = space.applied
         self._labels: dict[int, str] = {}
         self._waiters: dict[object, Callable[[], None]] = {}
+        self._published = space.revision
+        """Up to here the watches have been told of all that concerns them."""
+        self.watches = Watches()
         self.open = 0
         """Tails that are open now; the rpc edge counts them with ``opened`` and ``closed``."""
-        self.positions: dict[object, Revision] = {}
-        """The last revision sent to each of those tails that say so: for ``lag`` only."""
 
     @property
     def revision(self) -> Revision:
@@ -71,13 +73,14 @@ class TailHub:
 
     @property
     def lag(self) -> int:
-        """Revisions that the tail which is furthest behind has still to be sent."""
-        return max(0, self._space.revision - min(self.positions.values(), default=self._space.revision))
+        """Revisions that the watching tail which is furthest behind has still to be sent."""
+        unsent = self.watches.unsent
+        return 0 if unsent is None else max(0, self._space.revision + 1 - unsent)
 
     # -- the node's side ----------------------------------------------------------
 
     def publish(self, entry: AcceptedValue, folded: Folded) -> None:
-        """Show the commits of a folded slot to all tails."""
+        """Show the commits of the slot that was folded last to all tails."""
         if folded.revision == folded.before:
             return
         self._recent.append(
@@ -91,6 +94,9 @@ class TailHub:
         )
         self._recent_bytes += len(entry.value)
         self._trim()
+        self._published = folded.revision
+        if self.watches:
+            self.watches.committed(folded, self._space.changed.records)
         if self._waiters:
             self._wake_all()
 
@@ -111,6 +117,8 @@ class TailHub:
         self._recent_bytes = 0
         self._flushed = self._space.applied
         self._labels.clear()
+        self.watches.note_all(Revision(self._published + 1))
+        self._published = self._space.revision
         self._wake_all()
 
     def _wake_all(self) -> None:
@@ -182,6 +190,18 @@ class TailHub:
         token = object()
         self._waiters[token] = wake
         return lambda: self._waiters.pop(token, None) and None
+
+    def watch(self, prefixes: tuple[bytes, ...], wake: Callable[[], None], after: Revision) -> Watch:
+        """Return the watch of a tail that has everything up to ``after``, which ``unwatch`` is to remove.
+
+        ``wake`` is called whenever there is something to take.
+        """
+        watch = Watch(prefixes, wake, Revision(after + 1))
+        self.watches.add(watch)
+        return watch
+
+    def unwatch(self, watch: Watch) -> None:
+        self.watches.remove(watch)
 
     def _from_recent(self, after: Revision, bytes_max: int) -> TailChunk:
         recent = self._recent

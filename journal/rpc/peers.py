@@ -52,7 +52,8 @@ PARCEL_BYTES_MAX = 1024 * 1024
 _OFFLINE_BYTES_MAX = 1024 * 1024
 _NEWS_DELAY_S = 0.003
 """How long the news of what was chosen waits for company. Nobody waits for it but readers on other nodes,
-and a client that offers again at once brings the next Accept by then: a parcel less each way."""
+and a client that offers again at once brings the next Accept by then: a parcel less each way. Where the
+news before had no company for so long, the next does not wait: that client is not there."""
 _PACKED_KEPT_MAX = 4
 """Accepts whose bytes are kept for the other peers; one to each is on its way at about the same time."""
 _RETRY_S = 0.1
@@ -369,6 +370,16 @@ def _is_news(message: Message) -> bool:
     return isinstance(message, Heartbeat) and message.probe == 0
 
 
+def _is_told_by(accept: Accept, earlier: Message) -> bool:
+    """Whether ``earlier`` is news that ``accept`` brings as well: it, too, says what is chosen."""
+    return (
+        isinstance(earlier, Heartbeat)
+        and _is_news(earlier)
+        and earlier.ballot == accept.ballot
+        and earlier.chosen <= accept.chosen
+    )
+
+
 class _Link:
     """The outgoing stream to one peer, and what waits for it."""
 
@@ -399,6 +410,9 @@ class _Link:
         self._due = False
         """Whether what is queued is to be written now."""
         self._news_timer: asyncio.TimerHandle | None = None
+        self._news_at = 0.0
+        self._company = True
+        """Whether the latest news was followed by more within ``_NEWS_DELAY_S``, waiting or not."""
         self._loop = asyncio.get_running_loop()
         self._task = self._loop.create_task(self._run())
 
@@ -414,12 +428,24 @@ class _Link:
             else:
                 while self._queue and self._bytes + size > _OFFLINE_BYTES_MAX:
                     self._bytes -= self._queue.popleft()[0]
+        if type(message) is Accept and self._queue and _is_told_by(message, self._queue[-1][1]):
+            self._bytes -= self._queue.pop()[0]
         self._queue.append((size, message))
         self._bytes += size
+        now = self._loop.time()
         if not _is_news(message):
+            self._company = now - self._news_at < _NEWS_DELAY_S
+            self.wake()
+            return
+        self._news_at = now
+        if not self._company:
             self.wake()
         elif self._news_timer is None:
-            self._news_timer = self._loop.call_later(_NEWS_DELAY_S, self.wake)
+            self._news_timer = self._loop.call_later(_NEWS_DELAY_S, self._without_company)
+
+    def _without_company(self) -> None:
+        self._company = False
+        self.wake()
 
     def wake(self) -> None:
         """There is something to write."""

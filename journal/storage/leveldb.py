@@ -32,7 +32,8 @@ from journal.errors import DataFolderError, DataLost, FolderDamaged, StorageFail
 from journal.storage import T, Write
 
 WRITE_BUFFER_BYTES = 32 * 1024 * 1024
-BLOCK_CACHE_BYTES = 64 * 1024 * 1024
+BLOCK_CACHE_BYTES = 256 * 1024 * 1024
+"""Of blocks that are checked and unpacked: a get from one of them takes 4 µs, from any other 20 µs."""
 OPEN_FILES_MAX = 512
 BLOOM_FILTER_BITS = 10
 """Most gets of a new key find nothing: ten bits a key keep 99 % of them away from the disk."""

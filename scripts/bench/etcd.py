@@ -8,8 +8,11 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import grpc
 
 from synod.local_state import free_ports
 
@@ -30,8 +33,21 @@ def range_of(key: bytes, *, end: bytes = b"", serializable: bool = False) -> byt
     return _field(1, key) + (_field(2, end) if end else b"") + (bytes([7 << 3, 1]) if serializable else b"")
 
 
+def txn(puts: Sequence[bytes]) -> bytes:
+    """Return an ``etcdserverpb.TxnRequest`` of these ``put``s, without a condition."""
+    return b"".join([_field(2, _field(2, put)) for put in puts])
+
+
+def watch(prefix: bytes) -> bytes:
+    """Return an ``etcdserverpb.WatchRequest`` for all keys that begin with ``prefix``, from now on."""
+    end = prefix[:-1] + bytes([prefix[-1] + 1]) if prefix else b"\0"
+    return _field(1, _field(1, prefix or b"\0") + _field(2, end))
+
+
 PUT = "/etcdserverpb.KV/Put"
 RANGE = "/etcdserverpb.KV/Range"
+TXN = "/etcdserverpb.KV/Txn"
+WATCH = "/etcdserverpb.Watch/Watch"
 
 
 def _field(number: int, data: bytes) -> bytes:
@@ -104,6 +120,12 @@ class Etcd:
             if status["leader"] == status["header"]["member_id"]:
                 return self._clients.index(found["Endpoint"])
         raise RuntimeError("etcd has no leader")
+
+    def wait_readable(self, number: int, timeout_s: float) -> None:
+        """Wait until a linearizable read that is sent to node ``number`` is answered."""
+        with grpc.insecure_channel(self._clients[number]) as channel:
+            read: Any = channel.unary_unary(RANGE)
+            read(range_of(b"bench"), timeout=timeout_s, wait_for_ready=True)
 
     def kill(self, number: int) -> None:
         process = self._processes.pop(number)

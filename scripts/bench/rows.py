@@ -17,9 +17,12 @@ from journal.rpc.methods import GET, SUBMIT_ONCE
 from journal.rpc.pb import journal_pb2 as pb
 from scripts.bench import etcd, failover, h2load
 from scripts.bench.etcd import Etcd
+from scripts.bench.growth import growth
 from scripts.bench.loads import Client, Level, Wire, leader_connection, measure
 from scripts.bench.machine import UNARY, echo_server
+from scripts.bench.restart import restart
 from scripts.bench.results import Result, percentiles
+from scripts.bench.tails import tail
 from synod.local import LocalCluster
 
 BULK_MESSAGE_OFFERS = 100
@@ -41,6 +44,8 @@ class Bench:
     rounds: int
     value: bytes
     console: Console
+    full: bool = False
+    """Measure at full size what has a shorter one (``growth``, ``restart``)."""
 
     async def leader_endpoint(self) -> str:
         leader = await trio.to_thread.run_sync(self.cluster.leader)
@@ -256,6 +261,9 @@ ROWS: dict[str, Row] = {
     "unary": unary,
     "read": read,
     "failover": failing_over,
+    "tail": tail,
+    "growth": growth,
+    "restart": restart,
 }
 
 

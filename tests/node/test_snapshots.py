@@ -241,8 +241,15 @@ async def test_tails_on_it_are_told_what_is_compacted(autojump_clock: MockClock)
         woken: list[bool] = []
         late.tails.wait(late.space.revision, lambda: woken.append(True))
         behind = late.space.revision
+        watch = late.tails.watch((b"no such key",), lambda: woken.append(False), behind)
+        watch.take()
+        watch.delivered()
         await cluster.until(lambda: late._catch_up.fetched)
-        assert woken == [True]
+        assert sorted(woken) == [False, True]
+        first = watch.take()
+        assert first is not None, "nobody knows whether what it missed concerns it"
+        with pytest.raises(RevisionCompacted):
+            late.tails.read(Revision(first - 1), 1 << 20)
         with pytest.raises(RevisionCompacted):
             late.tails.read(behind, 1 << 20)
         await cluster.converge()

@@ -87,4 +87,4 @@ async def test_reads_refusals_and_limits() -> None:
         assert got["synod_requests_refused_total", "Overloaded"] == 1
         assert got["synod_limits_hit_total", "tails_max"] == 1
         await until(lambda: samples(found.node)["synod_tails",] == 0)
-        assert not found.node.tails.positions, "a tail that ends is forgotten"
+        assert not found.node.tails.watches, "a tail that ends is forgotten"

@@ -124,6 +124,45 @@ async def test_news_that_nobody_waits_for_rides_with_the_next_message(
 
 
 @guest
+async def test_news_that_an_accept_brings_as_well_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "_NEWS_DELAY_S", 60.0)
+    other, probe = Ballot(2, NodeId(2)), Heartbeat(BALLOT, Slot(1), 7)
+    accept = Accept(BALLOT, Slot(9), b"value", Slot(5))
+    kept = [Heartbeat(other, Slot(5), 0), Heartbeat(BALLOT, Slot(6), 0), probe, learn(1)]
+    async with peer(1) as one, peer(2) as two:
+        one.transport.set_peers({NodeId(2): two.endpoint})
+        await until(lambda: one.log.named("peer.connected"))
+        send(one.transport, 2, Heartbeat(BALLOT, Slot(5), 0), accept)
+        await until(lambda: two.got)
+        assert [envelope.message for envelope in two.got] == [accept]
+        for earlier in kept:
+            two.got.clear()
+            send(one.transport, 2, earlier, accept)
+            await until(lambda: len(two.got) == 2)
+            assert [envelope.message for envelope in two.got] == [earlier, accept]
+
+
+@guest
+async def test_news_that_had_no_company_is_not_waited_with_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "_NEWS_DELAY_S", 0.001)
+    monkeypatch.setattr(pulse, "PING_INTERVAL_S", 600.0)
+    news, probe = Heartbeat(BALLOT, Slot(1), 0), Heartbeat(BALLOT, Slot(1), 7)
+    async with peer(1) as one, peer(2) as two:
+        one.transport.set_peers({NodeId(2): two.endpoint})
+        await until(lambda: one.log.named("peer.connected"))
+        send(one.transport, 2, news)
+        await until(lambda: len(two.got) == 1)
+        monkeypatch.setattr(peers, "_NEWS_DELAY_S", 60.0)
+        send(one.transport, 2, news)  # at once
+        await until(lambda: len(two.got) == 2)
+        send(one.transport, 2, probe)  # soon after that: the news would have had company
+        await until(lambda: len(two.got) == 3)
+        send(one.transport, 2, news)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert len(two.got) == 3, "it waits again"
+
+
+@guest
 async def test_who_goes_has_hung_up_and_who_comes_again_has_not() -> None:
     async with peer(1) as one, peer(2) as two:
         one.transport.set_peers({NodeId(2): two.endpoint})

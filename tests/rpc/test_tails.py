@@ -82,7 +82,7 @@ async def test_a_filter_hides_changes_but_never_revisions() -> None:
 
 
 @guest
-async def test_what_a_filter_hides_is_told_of_together() -> None:
+async def test_what_a_filter_hides_is_told_with_what_it_does_not() -> None:
     """Not with a message for each slot: a filter is to spare its reader what does not concern it."""
     slots = 50
     with pytest.MonkeyPatch.context() as patch:
@@ -92,15 +92,69 @@ async def test_what_a_filter_hides_is_told_of_together() -> None:
             for _ in range(slots):
                 await here.put(b"others")
             last = await here.put(b"mine/1")
-            hidden, message = await anext(tail), await anext(tail)
-            assert (hidden.first, hidden.last, list(hidden.commits)) == (1, slots, [])
-            assert (message.first, message.last) == (last, last)
-            assert [commit.revision for commit in message.commits] == [last]
-            # And where nothing follows that concerns it, it is told soon all the same.
-            patch.setattr(tails, "UNTOLD_S", 0.02)
-            last = await here.put(b"others")
             message = await anext(tail)
-            assert (message.first, message.last, list(message.commits)) == (last, last, [])
+            assert (message.first, message.last) == (1, last)
+            assert [commit.revision for commit in message.commits] == [last]
+
+
+@guest
+async def test_what_a_filter_hides_is_told_soon_where_nothing_follows() -> None:
+    async with served() as here, here.connection.tail(ZERO, [b"mine"], progress_interval_s=60) as tail:
+        await anext(tail)
+        for revision in range(1, 4):
+            await here.put(b"others")
+            message = await anext(tail)
+            assert (message.first, message.last, list(message.commits)) == (revision, revision, [])
+
+
+@guest
+async def test_a_filtered_tail_reads_nothing_that_does_not_concern_it() -> None:
+    """With thousands of tails a look at each slot by each of them is more than a node can do."""
+    async with served() as here, here.connection.tail(ZERO, [b"mine"]) as tail:
+        await anext(tail)
+        read: list[Revision] = []
+        with pytest.MonkeyPatch.context() as patch:
+            of_hub = here.node.tails.read
+
+            def counted(after: Revision, bytes_max: int) -> Any:
+                read.append(after)
+                return of_hub(after, bytes_max)
+
+            patch.setattr(here.node.tails, "read", counted)
+            for _ in range(20):
+                await here.put(b"others")
+            last = await here.put(b"mine")
+            (commit,) = await read_to(tail, last)
+        assert commit.revision == last
+        assert read == [last - 1]
+
+
+@guest
+async def test_many_tails_take_turns_in_being_told_of_nothing() -> None:
+    """So many are told in a turn as are due for all together, and each has its turn."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tails, "TOLD_PER_S", 2 / tails.UNTOLD_S)  # two in a turn
+        async with served() as here, contextlib.AsyncExitStack() as stack:
+            found = [
+                await stack.enter_async_context(here.connection.tail(ZERO, [b"mine"], progress_interval_s=60))
+                for _ in range(7)
+            ]
+            for tail in found:
+                await anext(tail)
+            due: list[int] = []
+            go = tails._Round._go
+
+            def turn(self: Any) -> None:
+                before = {bell for bell in self._bells if bell.is_due}
+                go(self)
+                due.append(len({bell for bell in self._bells if bell.is_due} - before))
+
+            patch.setattr(tails._Round, "_go", turn)
+            last = await here.put(b"others")
+            for tail in found:
+                message = await anext(tail)
+                assert (message.first, message.last) == (last, last)
+            assert due == [2, 2, 2, 1]
 
 
 @guest
@@ -163,6 +217,45 @@ async def test_a_chunk_larger_than_a_message_is_sent_in_several() -> None:
                 last = message.last
                 sizes.append(message.ByteSize())
         assert len(sizes) >= 4 and max(sizes) < 1500
+
+
+@guest
+async def test_a_filtered_tail_goes_on_behind_what_it_has_read() -> None:
+    """A read gives a part of what is there; nothing new has to come for the rest to be sent."""
+    async with served(limits=Limits(tail_message_bytes_max=1000)) as here:
+        for number in range(10):
+            await here.put(b"mine/%d" % number, bytes(300))
+            await here.put(b"others", bytes(300))
+        async with here.connection.tail(ZERO, [b"mine/"], progress_interval_s=60) as tail:
+            found = await read_to(tail, 19)
+        assert [commit.revision for commit in found] == list(range(1, 20, 2))
+
+
+@guest
+async def test_a_long_past_that_a_filter_hides_is_told_of_by_the_way_and_holds_nobody_up() -> None:
+    async with served(limits=Limits(tail_message_bytes_max=1000)) as here:
+        for _ in range(20):
+            await here.put(b"others", bytes(300))
+        of_hub, loop = here.node.tails.read, bridge.host().loop
+        turns: list[int] = [0]
+
+        def read(after: Revision, bytes_max: int) -> Any:
+            assert turns[0] == 0, "the loop has turned since the last read"
+            turns[0] += 1
+            loop.call_soon(turns.__setitem__, 0, 0)
+            return of_hub(after, bytes_max)
+
+        for untold_s in (0.0, 60.0):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(tails, "UNTOLD_S", untold_s)
+                patch.setattr(here.node.tails, "read", read)
+                async with here.connection.tail(ZERO, [b"mine"], progress_interval_s=60) as tail:
+                    told: list[int] = []
+                    while sum(told) < 20:
+                        message = await anext(tail)
+                        assert (message.first, message.commits) == (sum(told) + 1, [])
+                        told.append(message.last - message.first + 1)
+            assert len(told) > 3 if untold_s == 0 else len(told) <= 2
 
 
 @guest
@@ -302,7 +395,7 @@ async def test_a_tail_that_is_left_is_gone_from_the_node() -> None:
                 while True:
                     await anext(tail)
         await until(lambda: here.node.tails.open == 0)
-        assert not here.node.tails._waiters
+        assert not here.node.tails.watches
 
 
 @guest
