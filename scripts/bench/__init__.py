@@ -4,6 +4,7 @@
 * ``machine``: what the machine itself needs for a synced append and a gRPC echo.
 * ``etcd``: three etcd nodes; ``h2load`` drives them, and what of ours any gRPC client may call.
 * ``loads``: what our own clients do; ``failover``: writers while the leader is killed.
+* ``placement``: four processes of ``scheduler`` on simulated instances.
 * ``report``: the table, the JSON and the picture.
 
 * ``check``: ``make bench-check``, which counts instead of timing.

@@ -19,6 +19,7 @@ from scripts.bench import etcd, failover, h2load
 from scripts.bench.etcd import Etcd
 from scripts.bench.loads import Client, Level, Wire, leader_connection, measure
 from scripts.bench.machine import UNARY, echo_server
+from scripts.bench.placement import placement
 from scripts.bench.results import Result, percentiles
 from synod.local import LocalCluster
 
@@ -40,6 +41,8 @@ class Bench:
     rounds: int
     value: bytes
     console: Console
+    full: bool = False
+    """Measure what takes long as well."""
 
     async def leader_endpoint(self) -> str:
         leader = await trio.to_thread.run_sync(self.cluster.leader)
@@ -254,6 +257,7 @@ ROWS: dict[str, Row] = {
     "unary": unary,
     "read": read,
     "failover": failing_over,
+    "placement": placement,
 }
 
 
