@@ -5,6 +5,7 @@
 * ``etcd``: three etcd nodes; ``h2load`` drives them, and what of ours any gRPC client may call.
 * ``loads``: what our own clients do; ``failover``: writers while the leader is killed.
 * ``placement``: four processes of ``scheduler`` on simulated instances.
+* ``api``: calls of the ECS API at two sizes, beside ``moto``'s server.
 * ``report``: the table, the JSON and the picture.
 
 * ``check``: ``make bench-check``, which counts instead of timing.

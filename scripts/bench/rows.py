@@ -16,6 +16,7 @@ from journal.rpc.connection import GrpcConnector
 from journal.rpc.methods import GET, SUBMIT_ONCE
 from journal.rpc.pb import journal_pb2 as pb
 from scripts.bench import etcd, failover, h2load
+from scripts.bench.api import api
 from scripts.bench.etcd import Etcd
 from scripts.bench.loads import Client, Level, Wire, leader_connection, measure
 from scripts.bench.machine import UNARY, echo_server
@@ -43,6 +44,8 @@ class Bench:
     console: Console
     full: bool = False
     """Measure what takes long as well."""
+    moto: Path | None = None
+    """moto's server, where it is not on the PATH."""
 
     async def leader_endpoint(self) -> str:
         leader = await trio.to_thread.run_sync(self.cluster.leader)
@@ -258,6 +261,7 @@ ROWS: dict[str, Row] = {
     "read": read,
     "failover": failing_over,
     "placement": placement,
+    "api": api,
 }
 
 
