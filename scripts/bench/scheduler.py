@@ -22,10 +22,10 @@ from typing import Any
 import trio
 
 from cluster import keys
-from cluster.feed import SharedFeed, share
+from cluster.feed import Feed, share
 from cluster.records import TaskDefinition
 from cluster.state import ClusterState
-from journal.client import Journal, connect
+from journal.client import connect
 from journal.collector import calm_the_collector
 from journal.offers import Adjust, Offer, Verdict
 from schedulers.placement import strategy_of
@@ -49,9 +49,10 @@ class Tally:
     """What one scheduler did within the measured time."""
 
     placed: int = 0
-    failed: int = 0
+    """Tasks whose offer was accepted."""
     offers: int = 0
     conflicts: int = 0
+    """Offers that were rejected."""
     seconds: float = 0.0
     cpu_s: float = 0.0
     """Processor time of this process meanwhile."""
@@ -60,20 +61,27 @@ class Tally:
 
 
 class Counting:
-    """A journal that counts offers, and whose offers demand more in the mode ``versions``."""
+    """A journal that counts into ``tally``, and whose offers demand more in the mode ``versions``."""
 
-    def __init__(self, journal: Journal, feed: SharedFeed, cluster: str, mode: Mode) -> None:
+    def __init__(self, journal: TakesOffers, feed: Feed, cluster: str, mode: Mode) -> None:
+        self.tally = Tally()
         self._journal = journal
         self._feed = feed
         self._cluster = cluster
         self._mode = mode
-        self.offered = 0
 
     async def offer_many(self, offers: Sequence[Offer], /) -> Sequence[Verdict]:
-        self.offered += len(offers)
         if self._mode is Mode.VERSIONS:
             offers = [on_versions(self._feed.state, self._cluster, offer) for offer in offers]
-        return await self._journal.offer_many(offers)
+        verdicts = await self._journal.offer_many(offers)
+        tally = self.tally
+        tally.offers += len(offers)
+        for offer, verdict in zip(offers, verdicts, strict=True):
+            if isinstance(verdict, int):
+                tally.placed += sum(isinstance(mutation, Adjust) for mutation in offer.mutations)
+            else:
+                tally.conflicts += 1
+        return verdicts
 
 
 def on_versions(state: ClusterState, cluster: str, offer: Offer) -> Offer:
@@ -89,22 +97,27 @@ def on_versions(state: ClusterState, cluster: str, offer: Offer) -> Offer:
 
 
 async def work(
-    journal: TakesOffers, feed: SharedFeed, request: RunRequest, rng: random.Random, jobs: int, tally: Tally
-) -> None:
-    """Run jobs, ``jobs`` of them at once, for ever."""
+    counting: Counting, feed: Feed, request: RunRequest, rng: random.Random, jobs: int, seconds: float
+) -> Tally:
+    """Run jobs, ``jobs`` of them at once and one after the other; return what came of them in so long."""
 
     async def loop() -> None:
         while True:
             began = trio.current_time()
-            done = await run_tasks(journal, feed, request, rng=rng, wall=time.time)
-            tally.placed += len(done.placed)
-            tally.failed += len(done.failures)
-            tally.conflicts += done.conflicts
-            tally.latencies_ms.append((trio.current_time() - began) * 1000)
+            await run_tasks(counting, feed, request, rng=rng, wall=time.time)
+            counting.tally.latencies_ms.append((trio.current_time() - began) * 1000)
 
     async with trio.open_nursery() as nursery:
         for _ in range(jobs):
             nursery.start_soon(loop)
+        await trio.sleep(WARM_UP_S)
+        tally = counting.tally = Tally()
+        began, cpu_s = trio.current_time(), time.process_time()
+        await trio.sleep(seconds)
+        tally.seconds, tally.cpu_s = trio.current_time() - began, time.process_time() - cpu_s
+        counting.tally = Tally()  # what comes while the jobs are given up does not count
+        nursery.cancel_scope.cancel()
+    return tally
 
 
 def prefixes_of(cluster: str) -> tuple[bytes, ...]:
@@ -136,26 +149,8 @@ async def run(options: argparse.Namespace) -> None:
         calm_the_collector()
         say(ready=os.getpid())
         await told("go")
-        tally = Tally()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(work, counting, feed, request, rng, options.jobs, tally)
-            await trio.sleep(WARM_UP_S)
-            before, began, cpu = replace(tally), trio.current_time(), time.process_time()
-            offered, jobs = counting.offered, len(tally.latencies_ms)
-            await trio.sleep(options.seconds)
-            tally.seconds = trio.current_time() - began
-            tally.cpu_s = time.process_time() - cpu
-            nursery.cancel_scope.cancel()
-        done = Tally(
-            placed=tally.placed - before.placed,
-            failed=tally.failed - before.failed,
-            offers=counting.offered - offered,
-            conflicts=tally.conflicts - before.conflicts,
-            seconds=tally.seconds,
-            cpu_s=tally.cpu_s,
-            latencies_ms=tally.latencies_ms[jobs:],
-        )
-        say(**asdict(done))
+        tally = await work(counting, feed, request, rng, options.jobs, options.seconds)
+        say(**asdict(tally))
         await told("stop")
 
 

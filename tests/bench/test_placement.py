@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -9,10 +10,10 @@ import pytest
 from cluster import keys, offers
 from cluster.records import Capacity, task_of
 from cluster.state import ClusterState
-from journal.offers import Adjust
+from journal.offers import Adjust, Offer, Reason, Rejected, Verdict
 from journal.types import Revision
 from scripts.bench.placement import CPU, DEFINITION, MEMORY, WORK, Cell, oversubscribed, registration
-from scripts.bench.scheduler import Tally, on_versions, prefixes_of
+from scripts.bench.scheduler import Counting, Mode, Tally, on_versions, prefixes_of
 
 C = "bench"
 TASK = task_of(DEFINITION, created_at=1.0)
@@ -93,3 +94,29 @@ def test_adjust_is_what_an_offer_takes_with() -> None:
     """``on_versions`` finds what an offer takes from by its adjustments: placing must make them."""
     offer = offers.place(C, "i", "t", TASK, at=Revision(7))
     assert [m.key for m in offer.mutations if isinstance(m, Adjust)] == [keys.capacity(C, "i")]
+
+
+async def test_what_is_accepted_and_what_is_not_is_counted_by_task_and_by_offer() -> None:
+    offered = [offers.place(C, "i", name, TASK, at=Revision(7)) for name in ("one", "two", "three")]
+    gang = offers.together(*offered)
+    given: list[Offer] = []
+
+    class Journal:
+        async def offer_many(self, offers: Sequence[Offer], /) -> Sequence[Verdict]:
+            given.extend(offers)
+            return [8, Rejected(Reason.BOUNDS, "mutations[0]"), 9]
+
+    class Fed:
+        state = cluster(Capacity(cpu=CPU, memory=MEMORY))
+
+        async def reached(self, revision: int) -> ClusterState:
+            return self.state
+
+    counting = Counting(Journal(), Fed(), C, Mode.ADJUST)
+    await counting.offer_many([offered[0], offered[1], gang])
+    assert (counting.tally.placed, counting.tally.offers, counting.tally.conflicts) == (4, 3, 1)
+    assert given == [offered[0], offered[1], gang], "offered as they are"
+    given.clear()
+    strict = Counting(Journal(), Fed(), C, Mode.VERSIONS)
+    await strict.offer_many([offered[0], offered[1], gang])
+    assert given == [on_versions(Fed.state, C, offer) for offer in (offered[0], offered[1], gang)]
