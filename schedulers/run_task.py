@@ -229,6 +229,7 @@ async def run_command(
     stop_timeout_s: int = 30,
     started_by: str = "",
     family: str = "",
+    gang: bool = False,
 ) -> RunResult:
     """Run a command as ``count`` tasks: define it, and place. Raises what ``define_command`` raises."""
     definition = await define_command(
@@ -252,6 +253,7 @@ async def run_command(
         constraints=tuple(constraints),
         attributes=attributes or {},
         started_by=started_by,
+        gang=gang,
     )
     return await run_tasks(journal, feed, request, rng=rng, wall=wall)
 
