@@ -57,6 +57,8 @@ TURN_CALLS = 10
 
 @dataclass(frozen=True, slots=True)
 class Size:
+    """Of a cluster: shown as instances / tasks."""
+
     instances: int
     tasks: int
 
@@ -267,10 +269,16 @@ async def _compare(
     other: Target | None,
     size: Size,
 ) -> list[Result]:
-    what = f"{operation} of {DESCRIBED} by {client.__name__}, p99, {LARGE} instances / tasks"
-    growth = Result("api", what, "ms", GOAL, more_is_better=False, peer_name=f"ms at {SMALL}")
-    median = Result("api", "the same, p50", "ms", None, more_is_better=False, peer_name=f"ms at {SMALL}")
-    beside = Result("api", "the same, p99", "ms", None, more_is_better=False, peer_name=f"ms moto at {size}")
+    what = f"{operation} of {DESCRIBED} by {client.__name__}"
+    growth = Result(
+        "api", f"{what}, p99 at {LARGE}", "ms", GOAL, more_is_better=False, peer_name=f"ms at {SMALL}"
+    )
+    median = Result(
+        "api", f"{what}, p50 at {LARGE}", "ms", None, more_is_better=False, peer_name=f"ms at {SMALL}"
+    )
+    beside = Result(
+        "api", f"{what}, p99 at {LARGE}", "ms", None, more_is_better=False, peer_name=f"ms moto at {size}"
+    )
     targets = [(client(target.endpoint), target.tasks) for target in (small, large, other) if target]
     for _ in range(bench.rounds):
         run = partial(in_turns, operation, targets, bench.seconds)

@@ -294,13 +294,18 @@ async def placement(bench: Bench) -> list[Result]:
 
 
 async def _of_work(bench: Bench, journal: Journal, work: Work) -> list[Result]:
-    what = f"{work.name}, {INSTANCES:,} instances, {work.inflight} tasks in flight"
+    what = f"{work.name}; {INSTANCES:,} instances, {work.inflight} tasks in flight"
     goal = round(GOAL_TASKS_PER_S / NOMAD_TASKS_PER_S, 2)
     rate = Result("placement", what, "tasks/s", goal, peer_name="Nomad's published run")
     rate.peer.append(NOMAD_TASKS_PER_S)
-    beside = Result("placement", "the same", "tasks/s", None, peer_name="whole-instance versions")
+    beside = Result("placement", f"{work.name}: adjust", "tasks/s", None, peer_name="whole-instance versions")
     conflicts = Result(
-        "placement", "offers that conflict", "%", None, more_is_better=False, peer_name="% on versions"
+        "placement",
+        f"{work.name}: conflicts, adjust",
+        "%",
+        None,
+        more_is_better=False,
+        peer_name="% whole-instance versions",
     )
     for round_ in range(bench.rounds):
         fine = await measure(bench, journal, work, Mode.ADJUST, round_)
@@ -316,6 +321,13 @@ async def _of_work(bench: Bench, journal: Journal, work: Work) -> list[Result]:
             beside.peer.append(coarse.tasks_per_s)
             conflicts.peer.append(coarse.conflicts_percent)
             beside.details = coarse.details()
-    allowed = Result("placement", "the same", "%", 1.0, more_is_better=False, peer_name="% are allowed")
+    allowed = Result(
+        "placement",
+        f"{work.name}: conflicts",
+        "%",
+        1.0,
+        more_is_better=False,
+        peer_name="% are allowed",
+    )
     allowed.ours, allowed.peer = conflicts.ours, [CONFLICTS_PERCENT_MAX]
     return [rate, beside, conflicts, allowed]
