@@ -218,7 +218,12 @@ class Schedulers:
                 ]
                 self._processes.append(
                     subprocess.Popen(
-                        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, text=True
+                        command,
+                        cwd=Path(__file__).parents[2],
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
+                        stderr=file,
+                        text=True,
                     )
                 )
 
