@@ -40,7 +40,7 @@ class LiveState:
     async def reached(self, revision: int) -> ClusterState:
         """Return the state once it stands at ``revision`` or later. Raises ``ApiError`` after a while."""
         with trio.move_on_after(WAIT_TIMEOUT_S):
-            return await self._feed.wait_for(revision)
+            return await self._feed.reached(revision)
         raise server(
             f"This process has not caught up with the journal's revision {revision} "
             f"within {WAIT_TIMEOUT_S:g} s; it stands at {self.state.revision}."

@@ -20,6 +20,7 @@ from api.settings import ApiSettings
 from api.sweep import sweep
 from cluster.feed import share
 from journal.client import Journal, connect
+from journal.collector import calm_the_collector
 from journal.errors import JournalError
 from journal.logs import configure, get_logger
 
@@ -80,6 +81,7 @@ async def _run(options: ApiOptions) -> None:
             get_logger().info("api.connects", pid=os.getpid(), endpoints=",".join(options.endpoints))
             async with share(journal) as feed:
                 run.serves = True
+                calm_the_collector()
                 await _serve(options, journal, LiveState(journal, feed), run.stop)
         nursery.cancel_scope.cancel()
 

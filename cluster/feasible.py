@@ -98,6 +98,12 @@ class Judge:
         )
         self.distinct = bool(of_type[ConstraintType.DISTINCT_INSTANCE])
         self.looks_at_tasks = any(query.looks_at_tasks for query in self.queries)
+        self._wishes: tuple[Filter, ...] = (
+            *((_attributes,) if need.attributes else ()),
+            *((_member_of,) if self.queries else ()),
+            *((_distinct,) if self.distinct else ()),
+        )
+        """The filters that this need gives something to do, but for those of amounts."""
 
     @property
     def alone(self) -> bool:
@@ -121,12 +127,15 @@ class Judge:
         return None
 
     def room(self, view: InstanceView) -> int:
-        """Return how many tasks of this need an instance takes, one after the other."""
-        if self.refusal(view) is not None:
+        """Return how many tasks of this need an instance takes, one after the other: 0 where it is refused.
+
+        What a plan asks of every instance, so amounts are looked at first, and no reason is made.
+        """
+        if view.capacity is None or view.alive is None or view.status is not InstanceStatus.ACTIVE:
             return 0
-        assert view.capacity is not None
         left, claim = view.capacity.record, self.need.claim
-        room = 1 if self.distinct or claim.ports or claim.ports_udp else ROOM_MAX
+        one_only = self.distinct or claim.ports or claim.ports_udp
+        room = 1 if one_only else ROOM_MAX
         if claim.cpu:
             room = min(room, left.cpu // claim.cpu)
         if claim.memory:
@@ -134,6 +143,13 @@ class Judge:
         for name, number in claim.resources.items():
             if number:
                 room = min(room, left.resources.get(name, 0) // number)
+        if room <= 0:
+            return 0
+        if not (set(claim.ports).isdisjoint(left.ports) and set(claim.ports_udp).isdisjoint(left.ports_udp)):
+            return 0
+        for check in self._wishes:
+            for _ in check(self, view, 0):
+                return 0
         # A group is on an instance or not: if one of this need's does not keep out another, none does.
         return 1 if room > 1 and self.looks_at_tasks and self.refusal(view, 1) is not None else room
 
@@ -230,7 +246,7 @@ def _resources(judge: Judge, view: InstanceView, taken: int) -> Iterator[Refusal
 
 
 def _short(code: str, unit: str, wanted: int, left: int) -> Iterator[Refusal]:
-    if wanted > left:
+    if wanted and wanted > left:
         missing, left = wanted - left, max(left, 0)
         reason = f"needs {wanted} {unit}, {left}{' MiB' if unit == 'MiB' else ''} left"
         yield Refusal(code, reason, f"{missing} more {unit}", missing / wanted)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Protocol
 
 import trio
 
@@ -25,6 +26,14 @@ from journal.commits import Commit
 
 class FeedLost(Exception):
     """The task that fed a shared state has ended: nothing new will be seen."""
+
+
+class Feed(Protocol):
+    """What a planner needs: a state that changes only while it waits, and to wait for a revision."""
+
+    @property
+    def state(self) -> ClusterState: ...
+    async def reached(self, revision: int) -> ClusterState: ...
 
 
 class ClusterFeed:
@@ -94,7 +103,7 @@ class SharedFeed:
     def revision(self) -> int:
         return self._feed.state.revision
 
-    async def wait_for(self, revision: int) -> ClusterState:
+    async def reached(self, revision: int) -> ClusterState:
         """Return the state once it stands at ``revision`` or later: how one reads one's own writes.
 
         Raises ``FeedLost``. Limit it with ``trio.fail_after``.

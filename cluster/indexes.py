@@ -45,13 +45,16 @@ class Index(Generic[M]):
         """Take ``member`` from its old labels to its new ones."""
         if old == new:
             return
-        before, after = set(old), set(new)
-        for label in before - after:
+        for label in old:
+            if label in new:
+                continue
             members = self._of[label]
             members.discard(member)
             if not members:
                 del self._of[label]
-        for label in after - before:
+        for label in new:
+            if label in old:
+                continue
             there = self._of.get(label)
             if there is None:
                 there = self._of[label] = set()
@@ -62,7 +65,11 @@ class Index(Generic[M]):
 
     def of(self, label: Label) -> Iterable[M]:
         """Return the members that have a label, in order."""
-        members: Iterable[M] = self._sorted(label) or ()
+        return self.members(label)
+
+    def members(self, label: Label) -> Sequence[M]:
+        """Return the same to be looked up by number, at the logarithm of their number."""
+        members: Sequence[M] = self._sorted(label) or ()
         return members
 
     def _sorted(self, label: Label) -> SortedSet | None:

@@ -33,6 +33,7 @@ from __future__ import annotations
 import hashlib
 import re
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 CLUSTERS = b"cluster/"
@@ -46,7 +47,11 @@ DEFAULT_CLUSTER = "default"
 PRIORITY_MAX = 9_999
 """Of queued runs; the lowest is 0."""
 
+REMEMBERED_MAX = 20_000
+"""Keys of instances that are not made anew for each task; the longest unused goes first."""
+
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,255}")
+_NAMES = re.compile(rb"[A-Za-z0-9_-]{1,255}(?:/[A-Za-z0-9_-]{1,255})*")
 _DEFINITION = re.compile(r"([A-Za-z0-9_-]{1,255}):([1-9][0-9]{0,9})")
 
 
@@ -74,6 +79,10 @@ class Kind(StrEnum):
     ACCOUNT = "account"
 
 
+_OF_TASKS = {str(kind): kind for kind in (Kind.TASK, Kind.STATUS)}
+_OF_INSTANCES = {str(kind): kind for kind in (Kind.INSTANCE, Kind.SETTINGS, Kind.CAPACITY, Kind.ALIVE)}
+
+
 class Parsed(NamedTuple):
     """A key taken apart. What a kind has no use for is empty."""
 
@@ -97,26 +106,32 @@ def check_name(name: str, what: str) -> str:
     return name
 
 
+@lru_cache(maxsize=REMEMBERED_MAX)
 def cluster(name: str) -> bytes:
     return f"cluster/{check_name(name, 'cluster')}".encode()
 
 
+@lru_cache(maxsize=REMEMBERED_MAX)
 def instance(cluster_name: str, instance_id: str) -> bytes:
     return cluster(cluster_name) + f"/instance/{check_name(instance_id, 'container instance')}".encode()
 
 
+@lru_cache(maxsize=REMEMBERED_MAX)
 def capacity(cluster_name: str, instance_id: str) -> bytes:
     return cluster(cluster_name) + f"/capacity/{check_name(instance_id, 'container instance')}".encode()
 
 
+@lru_cache(maxsize=REMEMBERED_MAX)
 def settings(cluster_name: str, instance_id: str) -> bytes:
     return cluster(cluster_name) + f"/settings/{check_name(instance_id, 'container instance')}".encode()
 
 
+@lru_cache(maxsize=REMEMBERED_MAX)
 def alive(cluster_name: str, instance_id: str) -> bytes:
     return cluster(cluster_name) + f"/alive/{check_name(instance_id, 'container instance')}".encode()
 
 
+@lru_cache(maxsize=REMEMBERED_MAX)
 def tasks_of(cluster_name: str, instance_id: str) -> bytes:
     """Return the prefix of all tasks that an instance should have."""
     return cluster(cluster_name) + f"/task/{check_name(instance_id, 'container instance')}/".encode()
@@ -194,6 +209,7 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+@lru_cache(maxsize=REMEMBERED_MAX)
 def task_definition(name: str) -> bytes:
     """Return the key of ``family:revision``."""
     family, revision = split_definition(name)
@@ -215,19 +231,17 @@ def split_definition(name: str) -> tuple[str, int]:
 
 def parse(key: bytes) -> Parsed | None:
     """Take a key apart. None for a key that is not of this vocabulary (or not of this version of it)."""
-    try:
-        parts = key.decode("ascii").split("/")
-    except UnicodeDecodeError:
+    if not _NAMES.fullmatch(key):
         return None
-    if any(not _NAME.fullmatch(part) for part in parts):
-        return None
+    parts = key.decode("ascii").split("/")
+    # What there is most of comes first: a replica takes apart every key that is written.
+    if len(parts) == 5 and parts[0] == "cluster" and (of_task := _OF_TASKS.get(parts[2])):
+        return Parsed(of_task, parts[1], parts[3], parts[4])
+    if len(parts) == 4 and parts[0] == "cluster" and (of_instance := _OF_INSTANCES.get(parts[2])):
+        return Parsed(of_instance, parts[1], parts[3])
     match parts:
         case ["cluster", name]:
             return Parsed(Kind.CLUSTER, name)
-        case ["cluster", name, ("instance" | "settings" | "capacity" | "alive") as kind, instance_id]:
-            return Parsed(Kind(kind), name, instance_id)
-        case ["cluster", name, ("task" | "status") as kind, instance_id, task_id]:
-            return Parsed(Kind(kind), name, instance_id, task_id)
         case ["cluster", name, "service", service_name]:
             return Parsed(Kind.SERVICE, name, service=service_name)
         case ["cluster", name, "service", service_name, "rollout"]:

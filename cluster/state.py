@@ -10,7 +10,7 @@ A listing costs what its page holds, a lookup does not grow with the cluster (``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from cluster import keys
@@ -173,6 +173,10 @@ class ClusterState:
         of = self._of(cluster)
         return [of.instances[member] for member in of.instance_index.of(ALL)]
 
+    def instance_ids(self, cluster: str) -> Sequence[str]:
+        """Return the ids of every registered instance, in order. It goes with the state."""
+        return self._of(cluster).instance_index.members(ALL)
+
     def instance(self, cluster: str, instance: str) -> InstanceView | None:
         view = self._of(cluster).instances.get(instance)
         return view if view and view.registration else None
@@ -210,6 +214,10 @@ class ClusterState:
         """Return the same without the tasks that are to stop: what ``distinctInstance`` and ``spread`` count,
         as ECS does."""
         return self._of(cluster).wanted.get(instance, {})
+
+    def wanted(self, cluster: str) -> Mapping[str, Mapping[str, int]]:
+        """Return that of every instance that has any, by instance. It goes with the state."""
+        return self._of(cluster).wanted
 
     def claimed(self, cluster: str, instance: str) -> Capacity:
         """Return what the tasks of an instance hold: every task that was not reported STOPPED.

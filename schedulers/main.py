@@ -16,6 +16,7 @@ import trio
 
 from cluster.feed import follow
 from journal.client import Journal, connect
+from journal.collector import calm_the_collector
 from journal.errors import JournalError
 from journal.logs import configure, get_logger
 from schedulers.queue.loop import QueueScheduler
@@ -94,6 +95,7 @@ async def _serve(journal: Journal, options: SchedulerOptions, kind: str) -> None
     log = get_logger()
     rng = random.SystemRandom()
     async with follow(journal) as feed:
+        calm_the_collector()
         log.info("scheduler.ready", kind=kind, revision=feed.state.revision)
         if kind == QUEUE:
             await QueueScheduler(journal, feed, rng=rng, wall=time.time, log=log).run()

@@ -16,13 +16,14 @@ offer by offer.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cluster.feasible import Judge, Need, Refusal, need_of
 from cluster.records import PlacementStrategy, StrategyType
 from cluster.state import ClusterState, InstanceView
 from journal.types import Revision
+from schedulers.placement_draw import Draw
 from schedulers.placement_order import Candidate, Level, LevelKind, Order
 
 __all__ = [
@@ -92,7 +93,8 @@ class Plan:
 def place(state: ClusterState, request: Request, rng: random.Random) -> Plan:
     """Choose an instance for each task of the request, as far as there is room.
 
-    The same state, request and ``rng`` give the same plan. Takes time in proportion to the
+    The same state, request and ``rng`` give the same plan. At random, a task takes a draw or two while
+    most instances have room; where a strategy orders them, a plan takes time in proportion to the
     instances once, and to the logarithm of them for each task.
 
     Raises ``StrategyInvalid``, and ``cluster.query.QueryInvalid`` for a constraint.
@@ -103,30 +105,54 @@ def place(state: ClusterState, request: Request, rng: random.Random) -> Plan:
         raise ValueError(problem or f"count {request.count} must not be negative")
     levels = levels_of(request.strategy)
     judge = Judge(state, request.need)
-    views = state.instances(request.cluster)
-    order = Order(levels, claim, rng)
-    for view in views:
-        tasks = state.wanted_on(view.cluster, view.id).get(request.need.group, 0)
-        tasks = max(0, tasks - request.leaving.get(view.id, 0))
-        if tasks:
-            order.count(view.attributes, tasks)
-        room = judge.room(view) if request.count else 0
-        if room:
-            order.add(_candidate(view, tasks, room))
+    take = _ordered(state, request, levels, judge, rng) if levels else _at_random(state, request, judge, rng)
     placements: list[str] = []
     while len(placements) < request.count:
-        chosen = order.take()
+        chosen = take()
         if chosen is None:
             break
-        placements.append(chosen.id)
+        placements.append(chosen)
     unplaced = request.count - len(placements)
     return Plan(
         at=state.revision,
         placements=tuple(placements),
         unplaced=unplaced,
-        refused=_refused(judge, views, placements) if unplaced else {},
+        refused=_refused(judge, state.instances(request.cluster), placements) if unplaced else {},
         alone=judge.alone,
     )
+
+
+Take = Callable[[], str | None]
+"""Gives one task to an instance and returns it; None where none has room."""
+
+
+def _at_random(state: ClusterState, request: Request, judge: Judge, rng: random.Random) -> Take:
+    def room(instance: str) -> int:
+        view = state.instance(request.cluster, instance)
+        return judge.room(view) if view is not None else 0
+
+    return Draw(state.instance_ids(request.cluster), room, rng).take
+
+
+def _ordered(
+    state: ClusterState, request: Request, levels: Sequence[Level], judge: Judge, rng: random.Random
+) -> Take:
+    order = Order(levels, request.need.claim, rng)
+    wanted, group = state.wanted(request.cluster), request.need.group
+    for view in state.instances(request.cluster):
+        there = wanted.get(view.id)
+        tasks = max(0, there.get(group, 0) - request.leaving.get(view.id, 0)) if there else 0
+        if tasks:
+            order.count(view.attributes, tasks)
+        room = judge.room(view) if request.count else 0
+        if room:
+            order.add(_candidate(view, tasks, room))
+
+    def take() -> str | None:
+        chosen = order.take()
+        return chosen.id if chosen is not None else None
+
+    return take
 
 
 def levels_of(strategy: Sequence[PlacementStrategy]) -> tuple[Level, ...]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -119,19 +119,16 @@ class Order:
         return _Branch(self, step) if step < len(self._spread) else _Leaf(self)
 
     def _own(self, candidate: Candidate) -> tuple[int, ...]:
-        return tuple(self._numbers(candidate))
+        return tuple([_NUMBERS[level.kind](candidate) for level in self.levels])
 
-    def _numbers(self, candidate: Candidate) -> Iterator[int]:
-        for level in self.levels:
-            match level.kind:
-                case LevelKind.INSTANCE:
-                    yield candidate.tasks
-                case LevelKind.CPU:
-                    yield candidate.cpu
-                case LevelKind.MEMORY:
-                    yield candidate.memory
-                case _:
-                    yield 0
+
+_NUMBERS: Mapping[LevelKind, Callable[[Candidate], int]] = {
+    LevelKind.RANDOM: lambda candidate: 0,
+    LevelKind.INSTANCE: lambda candidate: candidate.tasks,
+    LevelKind.ATTRIBUTE: lambda candidate: 0,
+    LevelKind.CPU: lambda candidate: candidate.cpu,
+    LevelKind.MEMORY: lambda candidate: candidate.memory,
+}
 
 
 class _Leaf:
@@ -139,11 +136,15 @@ class _Leaf:
 
     def __init__(self, order: Order) -> None:
         self._heap: list[tuple[tuple[int, ...], float, str, Candidate]] = []
+        self._built = False
 
     def add(self, candidate: Candidate) -> None:
-        heapq.heappush(self._heap, (candidate.own, candidate.clock, candidate.id, candidate))
+        self._heap.append((candidate.own, candidate.clock, candidate.id, candidate))
 
     def best(self) -> Candidate | None:
+        if not self._built:
+            self._built = True
+            heapq.heapify(self._heap)
         return self._heap[0][3] if self._heap else None
 
     def changed(self, candidate: Candidate) -> None:

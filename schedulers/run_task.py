@@ -1,7 +1,9 @@
 """Places tasks once: one offer a task, planned again from a newer state where an offer conflicts.
 
-Any number of these may run at once on the same cluster. What one of them wins, the other
-sees as a conflict, and then as less room.
+Any number of these may run at once on the same cluster, in one process (over one ``SharedFeed``) or
+in many. What one of them wins, the other sees as a conflict, and then as less room.
+
+A gang is one offer for all of its tasks: they are placed together, or none of them is.
 """
 
 from __future__ import annotations
@@ -9,9 +11,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from cluster import offers
-from cluster.feed import ClusterFeed
+from cluster.feed import ClusterFeed, Feed
 from cluster.keys import DEFAULT_CLUSTER
 from cluster.ops import ensure_definition
 from cluster.records import (
@@ -27,7 +30,7 @@ from cluster.records import (
 from cluster.state import TaskView
 from journal.client import Journal, OffersUnresolved, OfferUnknown
 from journal.errors import JournalError
-from journal.offers import Offer, Rejected, Verdict
+from journal.offers import Offer, Reason, Rejected, Verdict
 from journal.types import Revision
 from schedulers.placement import Plan, Refusal, Request, need_of, place
 
@@ -52,6 +55,14 @@ class RunRequest:
     started_by: str = ""
     group: str = ""
     """"": ``family:<family>``, as in ECS."""
+    gang: bool = False
+    """All of the tasks or none, by one offer. The journal limits how large one is."""
+
+
+class TakesOffers(Protocol):
+    """What placing needs of a ``Journal``."""
+
+    async def offer_many(self, offers: Sequence[Offer], /) -> Sequence[Verdict]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +110,9 @@ class _Round:
 
 
 async def run_tasks(
-    journal: Journal, feed: ClusterFeed, request: RunRequest, *, rng: random.Random, wall: Callable[[], float]
+    journal: TakesOffers, feed: Feed, request: RunRequest, *, rng: random.Random, wall: Callable[[], float]
 ) -> RunResult:
-    """Place ``request.count`` tasks, as far as there is room.
+    """Place ``request.count`` tasks, as far as there is room; a gang only where there is room for all.
 
     ``wall`` gives seconds since the epoch. What the journal could not be told is in ``failures``;
     raises what the feed raises, ``StrategyInvalid``, and ``QueryInvalid`` for a constraint.
@@ -115,7 +126,7 @@ async def run_tasks(
         if left == 0:
             break
         plan = place(feed.state, _request(request, left), rng)
-        if not plan.placements:
+        if not plan.placements or (request.gang and plan.unplaced):
             failures += [_no_room(plan)] * left
             break
         done = await _offer(journal, plan, request, rng, wall())
@@ -218,6 +229,7 @@ async def run_command(
     stop_timeout_s: int = 30,
     started_by: str = "",
     family: str = "",
+    gang: bool = False,
 ) -> RunResult:
     """Run a command as ``count`` tasks: define it, and place. Raises what ``define_command`` raises."""
     definition = await define_command(
@@ -241,6 +253,7 @@ async def run_command(
         constraints=tuple(constraints),
         attributes=attributes or {},
         started_by=started_by,
+        gang=gang,
     )
     return await run_tasks(journal, feed, request, rng=rng, wall=wall)
 
@@ -274,8 +287,10 @@ def _request(request: RunRequest, count: int) -> Request:
     return Request(cluster=request.cluster, need=need, count=count, strategy=request.strategy)
 
 
-async def _offer(journal: Journal, plan: Plan, request: RunRequest, rng: random.Random, now: float) -> _Round:
-    """Offer a plan, each task by itself, and sort the verdicts."""
+async def _offer(
+    journal: TakesOffers, plan: Plan, request: RunRequest, rng: random.Random, now: float
+) -> _Round:
+    """Offer a plan, each task by itself or a gang as a whole, and sort the verdicts."""
     task = task_of(
         request.definition,
         overrides=request.overrides,
@@ -284,27 +299,43 @@ async def _offer(journal: Journal, plan: Plan, request: RunRequest, rng: random.
         created_at=now,
     )
     # A task's id is never offered twice: an offer whose verdict is unknown may still place it.
-    ids = [f"{rng.getrandbits(TASK_ID_BITS):032x}" for _ in plan.placements]
+    tasks = [(f"{rng.getrandbits(TASK_ID_BITS):032x}", instance) for instance in plan.placements]
     batch = [
         offers.place(request.cluster, instance, task_id, task, at=plan.at, alone=plan.alone)
-        for task_id, instance in zip(ids, plan.placements, strict=True)
+        for task_id, instance in tasks
     ]
+    parts = [[one] for one in tasks]
+    if request.gang:
+        batch = [offers.together(*batch, label=f"run-task: place {len(tasks)} together")]
+        parts = [tasks]
     done = _Round()
-    for task_id, instance, verdict in zip(ids, plan.placements, await _verdicts(journal, batch), strict=True):
+    for part, verdict in zip(parts, await _verdicts(journal, batch), strict=True):
         if isinstance(verdict, int):
-            done.placed.append(Placed(task_id, instance, Revision(verdict)))
+            done.placed += [Placed(task_id, instance, Revision(verdict)) for task_id, instance in part]
             done.newest = max(done.newest, Revision(verdict))
         elif isinstance(verdict, Rejected):
             done.conflicts += 1
-            done.newest = max(done.newest, Revision(verdict.revision))
+            done.newest = max(done.newest, _news(verdict, plan))
         elif isinstance(verdict, OfferUnknown):
-            done.failures.append(Failure(code="UNKNOWN", reason=str(verdict), task=task_id))
+            done.failures += [
+                Failure(code="UNKNOWN", reason=str(verdict), task=task_id) for task_id, _ in part
+            ]
         else:
-            done.failures.append(Failure(code="UNAVAILABLE", reason=str(verdict)))
+            done.failures += [Failure(code="UNAVAILABLE", reason=str(verdict))] * len(part)
     return done
 
 
-async def _verdicts(journal: Journal, batch: Sequence[Offer]) -> Sequence[Verdict | JournalError]:
+def _news(verdict: Rejected, plan: Plan) -> Revision:
+    """Return the revision of a state that a conflict can be seen in.
+
+    What a gang has claimed itself hides from its receipt who else has claimed there. But there was room
+    for all of it at ``plan.at``, so somebody has, since.
+    """
+    since = plan.at + 1 if verdict.reason in (Reason.BOUNDS, Reason.SET) else 0
+    return Revision(max(verdict.revision, since))
+
+
+async def _verdicts(journal: TakesOffers, batch: Sequence[Offer]) -> Sequence[Verdict | JournalError]:
     try:
         return await journal.offer_many(batch)
     except OffersUnresolved as unresolved:

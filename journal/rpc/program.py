@@ -16,7 +16,6 @@ code  meaning
 from __future__ import annotations
 
 import faulthandler
-import gc
 import logging
 import random
 import shutil
@@ -33,6 +32,7 @@ import trio
 from structlog.typing import FilteringBoundLogger
 
 from journal import logs
+from journal.collector import calm_the_collector
 from journal.errors import (
     DataFolderError,
     DataLost,
@@ -336,7 +336,7 @@ async def _run_node(options: NodeOptions, log: FilteringBoundLogger) -> None:
             beside.append(partial(ask_for_vote, node, contacts, config.cluster, log))
         if options.rejoin:
             beside.append(partial(_stop_when_disowned, node))
-        _calm_the_collector()
+        calm_the_collector()
         await run_served(node, server, log, beside)
         if options.rejoin and node.disowned:
             raise Disowned(node.disowned)
@@ -396,17 +396,6 @@ async def _watched(node: Node, listen: str, log: FilteringBoundLogger) -> Callab
         raise ListenFailed(f"cannot listen on {listen} for HTTP: {error}") from None
     log.info("http.listening", listen=listen)
     return partial(HttpServer(pages(node), log).serve, sockets)
-
-
-def _calm_the_collector() -> None:
-    """Have Python's cycle collector look at what changes, and seldom.
-
-    A node allocates tuples by the hundred thousand and makes next to no cycles: what is there at the
-    start stays, and a look at all of it every 700 allocations is time taken from offers.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
 
 
 async def run_served(

@@ -6,6 +6,8 @@
 * ``loads``: what our own clients do; ``failover``: writers while the leader is killed.
 * ``tails``: how soon commits are with thousands of readers; ``streams`` and ``h2`` are those readers.
 * ``growth``, ``restart``: what a long history costs; ``fill`` makes it.
+* ``placement``: four processes of ``scheduler`` on simulated instances.
+* ``api``: calls of the ECS API at two sizes, beside ``moto``'s server.
 * ``report``: the table, the JSON and the picture.
 
 * ``check``: ``make bench-check``, which counts instead of timing.

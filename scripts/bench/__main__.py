@@ -44,9 +44,10 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--out", type=Path, default=Path("bench-out"), help="where results.json and curves.svg go"
     )
+    found.add_argument("--moto", type=Path, help="where moto_server is (row api), if not on the PATH")
     found.add_argument("--no-etcd", action="store_true", help="measure ours alone")
     found.add_argument(
-        "--full", action="store_true", help="growth and restart at full size: minutes, where it is seconds"
+        "--full", action="store_true", help="at full size, and what takes long: minutes, where it is seconds"
     )
     found.add_argument("--curves", action="store_true", help="draw throughput against latency as well")
     found.add_argument("--json", action="store_true", help="print the JSON instead of the table")
@@ -120,7 +121,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if peer is not None:
                 peer.start()
         value = os.urandom(options.value_bytes)
-        bench = Bench(cluster, peer, folder, options.seconds, options.rounds, value, console, options.full)
+        bench = Bench(
+            cluster,
+            peer,
+            folder,
+            options.seconds,
+            options.rounds,
+            value,
+            console,
+            full=options.full,
+            moto=options.moto,
+        )
         machine, results, picture = run(measure, bench, options)
         check_nodes(cluster)
     except (h2load.LoadFailed, RuntimeError) as error:

@@ -16,10 +16,12 @@ from journal.rpc.connection import GrpcConnector
 from journal.rpc.methods import GET, SUBMIT_ONCE
 from journal.rpc.pb import journal_pb2 as pb
 from scripts.bench import etcd, failover, h2load
+from scripts.bench.api import api
 from scripts.bench.etcd import Etcd
 from scripts.bench.growth import growth
 from scripts.bench.loads import Client, Level, Wire, leader_connection, measure
 from scripts.bench.machine import UNARY, echo_server
+from scripts.bench.placement import placement
 from scripts.bench.restart import restart
 from scripts.bench.results import Result, percentiles
 from scripts.bench.tails import tail
@@ -45,7 +47,9 @@ class Bench:
     value: bytes
     console: Console
     full: bool = False
-    """Measure at full size what has a shorter one (``growth``, ``restart``)."""
+    """Measure what takes long as well, or at full size."""
+    moto: Path | None = None
+    """moto's server, where it is not on the PATH."""
 
     async def leader_endpoint(self) -> str:
         leader = await trio.to_thread.run_sync(self.cluster.leader)
@@ -264,6 +268,8 @@ ROWS: dict[str, Row] = {
     "tail": tail,
     "growth": growth,
     "restart": restart,
+    "placement": placement,
+    "api": api,
 }
 
 

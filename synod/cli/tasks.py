@@ -87,6 +87,7 @@ constraint_option = click.option(
 )
 @click.option("--family", default="", help="The task definition's family.  [default: after the command]")
 @click.option("--wait", is_flag=True, help="Wait until the tasks have stopped.")
+@click.option("--gang", is_flag=True, help="All of --count together, or none of them.")
 @click.option("--wait-for-capacity", is_flag=True, help="Queue what has no room, until it has.")
 @click.option(
     "--priority",
@@ -106,6 +107,7 @@ def run_task(
     cwd: str,
     stop_timeout: int,
     wait: bool,
+    gang: bool,
     wait_for_capacity: bool,
     priority: int,
     owner: str,
@@ -117,6 +119,8 @@ def run_task(
     Exit code 2 where some found no place: each instance's reason is printed. With --wait-for-capacity
     they wait for one: by priority, and owners in turn. Ctrl-C leaves them in the queue.
     """
+    if gang and wait_for_capacity:
+        raise misuse("--gang is not for the queue, which places the tasks of a run as they find room")
     options = {
         **what,
         "attributes": pairs(attributes, "--attributes"),
@@ -129,6 +133,8 @@ def run_task(
     }
     if wait_for_capacity:
         options |= {"priority": priority, "owner": owner or getpass.getuser()}
+    else:
+        options["gang"] = gang
     return with_journal(
         target,
         lambda journal: _run(journal, target, command, options, wait),

@@ -231,7 +231,7 @@ class FollowingFeed:
         self.state = ClusterState()
         self._journal = journal
 
-    async def wait_for(self, revision: int) -> ClusterState:
+    async def reached(self, revision: int) -> ClusterState:
         while self.state.revision < revision:
             await trio.sleep(0.1)
             self.state.advance(Revision(self._journal.at))

@@ -86,7 +86,10 @@ def test_wait_gives_the_exit_code(synod: Synod) -> None:
 
 
 def test_no_room_is_2_with_every_instances_reason(synod: Synod) -> None:
-    done = synod("run", "--cpu", "1024", "--count", "6", *SLEEP)
+    gang = synod("run", "--gang", "--cpu", "1024", "--count", "6", *SLEEP)
+    assert (gang.code, gang.out) == (2, "") and "6 tasks not placed: " in gang.err
+    assert synod("run", "--gang", "--wait-for-capacity", *SLEEP).code == 64
+    done = synod("run", "--cpu", "1024", "--count", "6", *SLEEP)  # so the gang left nothing behind
     assert done.code == 2
     assert len(done.out.splitlines()) == 4
     assert "2 tasks not placed: " in done.err

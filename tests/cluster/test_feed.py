@@ -60,7 +60,7 @@ async def test_each_waiter_is_woken_by_its_own_revision(autojump_clock: MockCloc
     shared = SharedFeed(ClusterFeed(lines))  # type: ignore[arg-type]
 
     async def wait(revision: int) -> None:
-        state = await shared.wait_for(revision)
+        state = await shared.reached(revision)
         assert state.revision >= revision
         woken.append(revision)
 
@@ -74,7 +74,7 @@ async def test_each_waiter_is_woken_by_its_own_revision(autojump_clock: MockCloc
         await lines.send.send(progress(9))
         await wait_all_tasks_blocked()
         assert sorted(woken) == [3, 3, 5, 9]
-        assert (await shared.wait_for(2)).revision == 9
+        assert (await shared.reached(2)).revision == 9
         assert shared._number == 4, "somebody was woken too early and waited again"
         nursery.cancel_scope.cancel()
 
@@ -85,7 +85,7 @@ async def test_a_tail_that_ends_wakes_everybody_with_the_reason(autojump_clock: 
 
     async def wait() -> None:
         with pytest.raises(FeedLost, match="the wrong cluster") as caught:
-            await shared.wait_for(5)
+            await shared.reached(5)
         reasons.append(caught.value)
 
     async def until() -> None:
@@ -131,7 +131,7 @@ async def test_many_readers_read_their_own_writes(tmp_path: Path, autojump_clock
 
         async def create(name: str) -> None:
             revision = await here.journal.offer(offers.create_cluster(name))
-            state: ClusterState = await shared.wait_for(revision)
+            state: ClusterState = await shared.reached(revision)
             assert name in state.clusters
 
         with trio.fail_after(60):

@@ -70,6 +70,18 @@ def test_a_broken_record_counts_as_absent_until_it_is_replaced() -> None:
     assert state.invalid == {}
 
 
+def test_records_that_are_alike_are_read_and_kept_once() -> None:
+    state = ClusterState()
+    same = task(cpu=250).pack()
+    state.apply(commit(1, (keys.task("c", "i", "one"), same), (keys.task("c", "j", "two"), same)))
+    one, two = state.task("c", "one"), state.task("c", "two")
+    assert one and two and one.task is two.task
+    # The same bytes under a key of another kind are another record, and a broken one is broken each time.
+    broken = {keys.task("c", "i", name): b"\x81" for name in ("three", "four")}
+    state.apply(commit(2, (keys.status("c", "i", "one"), same), *broken.items()))
+    assert state.invalid.keys() == {keys.status("c", "i", "one"), *broken}
+
+
 def test_tasks_are_found_by_what_people_know() -> None:
     state = ClusterState()
     state.apply(

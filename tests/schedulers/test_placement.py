@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster import keys
+from cluster.feasible import Judge
 from cluster.query import QueryInvalid
 from cluster.records import (
     Alive,
@@ -34,6 +35,7 @@ from cluster.records import (
 from cluster.state import ClusterState
 from journal.types import Revision
 from schedulers.placement import Need, Plan, Refusal, Request, StrategyInvalid, levels_of, place, strategy_of
+from schedulers.placement_draw import Draw
 
 GROUP = "family:f"
 
@@ -266,6 +268,77 @@ def test_random_uses_every_instance_evenly_and_only_its_rng() -> None:
     # What was chosen once is as likely as the others to be chosen again.
     again = sum(len(set(plan(state, request(2), seed).placements)) == 1 for seed in range(1000))
     assert 150 <= again <= 250, again  # 200, sigma about 13
+
+
+def test_random_finds_every_instance_that_has_room_among_many_that_have_none() -> None:
+    state = state_of(**{f"i{n:03}": {"cpu": 100 if n % 50 == 7 else 0} for n in range(200)})
+    made = plan(state, request(10))
+    assert sorted(made.placements) == ["i007", "i057", "i107", "i157"] and made.unplaced == 6
+    firsts = Counter(plan(state, request(1), seed).placements[0] for seed in range(400))
+    assert len(firsts) == 4 and all(70 <= often <= 130 for often in firsts.values()), firsts  # 100, sigma 9
+
+
+def test_random_looks_at_no_more_instances_than_it_must() -> None:
+    asked: list[str] = []
+    names = [f"i{n}" for n in range(5000)]
+
+    def room(instance: str) -> int:
+        asked.append(instance)
+        return 2
+
+    draw = Draw(names, room, random.Random(1))
+    drawn = [draw.take() for _ in range(3)]
+    assert asked == list(dict.fromkeys(drawn))
+
+    asked.clear()
+    draw = Draw(names, lambda name: asked.append(name) or name == "i9", random.Random(1))  # type: ignore[func-returns-value]
+    assert [draw.take(), draw.take(), draw.take()] == ["i9", None, None]
+    assert sorted(asked) == sorted(names), "each is asked once, and none is left out"
+
+
+@settings(max_examples=300)
+@given(
+    left=st.fixed_dictionaries(
+        {
+            "cpu": st.integers(-100, 500),
+            "memory": st.integers(-100, 500),
+            "ports": st.sampled_from([(), (80,), (81,)]),
+            "ports_udp": st.sampled_from([(), (80,), (81,)]),
+            "gpu": st.integers(0, 3),
+            "alive": st.booleans(),
+            "status": st.sampled_from(
+                [InstanceStatus.ACTIVE, InstanceStatus.ACTIVE, InstanceStatus.DRAINING]
+            ),
+            "attributes": st.sampled_from([{}, {"zone": "a"}, {"zone": "b"}]),
+            "tasks": st.integers(0, 1),
+        }
+    ),
+    claim=st.fixed_dictionaries(
+        {
+            "cpu": st.sampled_from([0, 0, 70, 100]),
+            "memory": st.sampled_from([0, 0, 70, 100]),
+            "ports": st.sampled_from([(), (), (80,)]),
+            "ports_udp": st.sampled_from([(), (), (80,)]),
+            "resources": st.sampled_from([{}, {}, {"GPU": 0}, {"GPU": 1}, {"FPGA": 1}]),
+        }
+    ),
+    constraints=st.lists(
+        st.sampled_from(["distinctInstance", "attribute:zone == a", f"not(task:group == {GROUP})"]),
+        max_size=2,
+    ),
+    wanted=st.sampled_from([{}, {"zone": "a"}]),
+)
+def test_room_is_how_often_an_instance_is_not_refused(
+    left: dict[str, Any], claim: dict[str, Any], constraints: list[str], wanted: dict[str, str]
+) -> None:
+    """``room`` makes no reasons and asks in another order; ``refusal`` is what it must agree with."""
+    state = state_of(i=left)
+    judge = Judge(state, request(1, "", *constraints, claim=claim, attributes=wanted).need)
+    [view] = state.instances("c")
+    times = 0
+    while times < 50 and judge.refusal(view, times) is None:
+        times += 1
+    assert min(judge.room(view), 50) == times
 
 
 @pytest.mark.parametrize(

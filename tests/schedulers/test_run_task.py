@@ -14,7 +14,7 @@ from trio.testing import MockClock
 
 from cluster import offers
 from cluster.codec import RecordInvalid
-from cluster.feed import ClusterFeed, follow
+from cluster.feed import ClusterFeed, follow, share
 from cluster.ops import (
     InstanceNotFound,
     TaskAmbiguous,
@@ -33,6 +33,7 @@ from journal.offers import Offer, Verdict
 from schedulers.placement import Request, need_of, place
 from schedulers.run_task import (
     RunRequest,
+    RunResult,
     definition_of_command,
     family_of_command,
     run_command,
@@ -105,6 +106,53 @@ async def test_a_conflict_is_planned_again_from_a_newer_state(
         assert {result.placed[0].instance, first.placed[0].instance} == {"i-n0", "i-n1"}
 
 
+async def test_a_gang_is_placed_as_a_whole_or_not_at_all(tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with world(tmp_path) as here:
+        await agents(here, 2)
+        definition = await here.define(cpu=250)
+        async with follow(here.journal) as feed:
+
+            async def gang(count: int) -> RunResult:
+                request = RunRequest(definition=definition, count=count, gang=True)
+                return await run_tasks(
+                    here.journal, feed, request, rng=random.Random(count), wall=trio.current_time
+                )
+
+            too_many = await gang(9)
+            assert not too_many.placed and len(too_many.failures) == 9
+            assert "250 CPU units" in too_many.failures[0].reason
+            await here.now()
+            assert [here.left(f"n{n}")[0] for n in range(2)] == [1000, 1000]
+            placed = await gang(8)
+            assert len(placed.placed) == 8 and not placed.failures
+            assert len({one.revision for one in placed.placed}) == 1, "all of them by one offer"
+
+
+async def test_gangs_that_compete_never_end_up_half_placed(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Four gangs of 3 on room for 10, from one process and over one shared state: three find a place."""
+    async with world(tmp_path) as here:
+        await agents(here, 1)
+        definition = await here.define(cpu=100)
+        results: list[RunResult] = []
+        async with share(here.journal) as feed:
+
+            async def gang(seed: int) -> None:
+                request = RunRequest(definition=definition, count=3, gang=True)
+                results.append(
+                    await run_tasks(
+                        here.journal, feed, request, rng=random.Random(seed), wall=trio.current_time
+                    )
+                )
+
+            async with trio.open_nursery() as nursery:
+                for seed in range(4):
+                    nursery.start_soon(gang, seed)
+        assert sorted(len(result.placed) for result in results) == [0, 3, 3, 3]
+        assert sum(result.conflicts for result in results) == 1, "the fourth planned as if it were alone"
+        await here.now()
+        assert here.left("n0")[0] == 100
+
+
 def chooses(state: ClusterState, definition: TaskDefinition, instance: str) -> random.Random:
     """Return a generator that makes placement choose this one of the instances that are equal."""
     wanted = Request(cluster=CLUSTER, need=need_of(definition))
@@ -159,7 +207,7 @@ async def test_an_unknown_verdict_is_told_and_never_placed_again(
             here.journal, [None, OfferUnknown(OfferId(b"c", 1), "lost"), Unavailable("nobody is there")]
         )
         result = await run_tasks(
-            lossy,  # type: ignore[arg-type]
+            lossy,
             here.feed,
             RunRequest(definition=definition, count=3),
             rng=random.Random(0),
