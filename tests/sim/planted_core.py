@@ -17,6 +17,7 @@ from journal.conditions import Changed, Conditions
 from journal.errors import JournalError
 from journal.lease_clock import LeaseClock, LeaseTerm
 from journal.node import Node
+from journal.node_floor import FloorKeeper
 from journal.offers import Reason, Rejected
 from journal.paxos.acceptor import Acceptor
 from journal.paxos.effects import SendEntries
@@ -233,6 +234,12 @@ def a_client_that_comes_back_is_believed_its_past(patch: pytest.MonkeyPatch) -> 
 
     original = Session.__init__
     patch.setattr(Session, "__init__", init)
+
+
+@mutant(300, "sessions=3", "clients=4")
+def new_clients_wait_for_the_commits_of_others(patch: pytest.MonkeyPatch) -> None:
+    """What seeds 767 and 875 found, planted again: no leader moves a journal whose floor is ahead of it."""
+    patch.setattr(FloorKeeper, "tend", lambda self: None)
 
 
 @mutant(40)
