@@ -498,7 +498,7 @@ class LocalCluster:
             views = self.status(timeout_s=min(1.0, timeout_s))
             waiting = what_is_missing(views)
             if not waiting:
-                self._mark_created([view.node for view in views if view.said])
+                self.mark_created([view.node for view in views if view.said])
                 return
             if time.monotonic() >= deadline:
                 raise NotReady(self._explain(f"not ready after {timeout_s:.0f} s: {waiting}"))
@@ -654,7 +654,8 @@ class LocalCluster:
         except JournalError:
             return set()
 
-    def _mark_created(self, nodes: Sequence[int]) -> None:
+    def mark_created(self, nodes: Sequence[int]) -> None:
+        """Note that these nodes have been ready: from now on an empty folder means lost promises."""
         with self._file.locked():
             state = self._file.read()
             new = [plan for plan in state.nodes if plan.node in nodes and not plan.created]
