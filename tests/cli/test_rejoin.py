@@ -137,6 +137,14 @@ def test_damaged_or_disowned_it_comes_back_as_a_learner_and_keeps_the_old_files(
     c.cluster.start_node(lost)
     wait("it is one once more", lambda: learners(c) == {6})
     assert "comes with another incarnation" in log(c, lost)
+
+    c.cluster.wait_ready(30.0)
+    c.kill(lost)  # LevelDB would take a log that is gone for one that never was
+    for file in folder.glob("*.log"):
+        file.unlink()
+    c.cluster.start_node(lost)
+    wait("it is one a last time", lambda: learners(c) == {7})
+    assert "the log was cut short" in log(c, lost)
     assert "Traceback" not in log(c, lost)
 
 
