@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from journal.storage.leveldb import _SYNCED, LevelDBStorage
 from journal.storage.mark import NAME, SyncMark
 
 HALF = 60
+SECTOR_BYTES = 512
 WHOLE = {b"key/%03d" % number: b"%03d" % number * 150 for number in range(2 * HALF)}
 
 
@@ -184,3 +187,25 @@ def test_a_new_database_does_not_heed_the_mark_of_an_old_one(whole: Path, tmp_pa
     storage = LevelDBStorage(tmp_path)
     assert list(storage.iterate(b"", None)) == []
     storage.close()
+
+
+def test_a_sector_of_any_file_that_is_damaged_is_noticed(whole: Path, tmp_path: Path) -> None:
+    """Lost, filled with something else, or taken from another place of the file: a thousand of them."""
+    rng = random.Random("sectors")
+    files = sorted(file for file in whole.iterdir() if file.stat().st_size and file.suffix != ".old")
+    noticed: Counter[str] = Counter()
+    for _ in range(1000):
+        file = rng.choice(files)
+        content = file.read_bytes()
+        place = rng.randrange(0, len(content), SECTOR_BYTES)
+        other = rng.randrange(0, len(content), SECTOR_BYTES)
+        size = len(content[place : place + SECTOR_BYTES])
+        sector = rng.choice([bytes(size), rng.randbytes(size), content[other : other + size].ljust(size)])
+        folder = shutil.copytree(whole, tmp_path / "db")
+        (folder / file.name).write_bytes(content[:place] + sector + content[place + size :])
+        try:
+            assert read(folder) == WHOLE, f"{file.name} is damaged at {place} ({sector[:8]!r}), and believed"
+        except StorageError:
+            noticed[file.suffix] += 1
+        shutil.rmtree(folder)
+    assert min(noticed[".log"], noticed[".ldb"]) > 20
