@@ -48,7 +48,7 @@ class FloorKeeper:
         try:
             self._admission.submit(batch, self._answered)
         except Overloaded:
-            self._is_offered = False  # the next turn asks again, if what is in flight moved nothing
+            self._is_offered = False  # the next fold or tick asks again, if what is in flight moved nothing
 
     def _answered(self, _result: list[Verdict] | JournalError) -> None:
         self._is_offered = False
