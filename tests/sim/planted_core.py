@@ -20,7 +20,6 @@ from journal.node import Node
 from journal.node_floor import FloorKeeper
 from journal.offers import Reason, Rejected
 from journal.paxos.acceptor import Acceptor
-from journal.paxos.effects import SendEntries
 from journal.paxos.leader import Leadership
 from journal.sessions import Session, Sessions
 from journal.space import Space
@@ -106,25 +105,6 @@ def applied_slot_is_ahead_of_its_folds(patch: pytest.MonkeyPatch) -> None:
 
     original = SimDisk.write
     patch.setattr(SimDisk, "write", write)
-
-
-@mutant(200, pressure=True)
-def answers_learn_before_it_has_persisted(patch: pytest.MonkeyPatch) -> None:
-    """The log may then hold an older value of a chosen slot: a bug that this journal once had."""
-
-    class Eager(list[SendEntries]):
-        def __init__(self, node: Node) -> None:
-            self.node = node
-
-        def extend(self, requests: Iterable[SendEntries]) -> None:
-            self.node._send_entries(list(requests))
-
-    def drain(self: Node, now: float) -> None:
-        self._writer.learners = Eager(self)
-        original(self, now)
-
-    original = Node._drain
-    patch.setattr(Node, "_drain", drain)
 
 
 @mutant(40)
