@@ -24,7 +24,7 @@ def fill(folder: Path, begin: int, end: int) -> None:
     """Write some records, each in a synced batch of its own."""
     storage = LevelDBStorage(folder)
     for key in sorted(WHOLE)[begin:end]:
-        storage._write([(key, WHOLE[key])], True)
+        storage.write_now([(key, WHOLE[key])], sync=True)
     storage.close()
 
 
@@ -113,7 +113,7 @@ def test_a_block_of_the_log_that_is_lost_is_noticed(tmp_path: Path) -> None:
     synced = 1 + 1 + len(_SYNCED) + 1 + 8
     value = BLOCK_BYTES - HEADER.size - overhead - synced + 1
     for number in range(6):
-        storage._write([(b"key/%03d" % number, b"x" * value)], True)
+        storage.write_now([(b"key/%03d" % number, b"x" * value)], sync=True)
     storage.close()
     [log] = (tmp_path / "db").glob("*.log")
     content = log.read_bytes()
@@ -151,7 +151,7 @@ def test_the_death_of_a_process_at_any_moment_is_no_damage(tmp_path: Path) -> No
     """Between any two writes, synced or not, what is in the folder opens, with all that was synced."""
     storage = LevelDBStorage(tmp_path / "db")
     for number in range(30):
-        storage._write([(b"key/%02d" % number, b"")], number % 3 != 0)
+        storage.write_now([(b"key/%02d" % number, b"")], sync=number % 3 != 0)
         left = shutil.copytree(tmp_path / "db", tmp_path / "left")
         assert len(read(left)) == number + 1
         shutil.rmtree(left)
@@ -160,9 +160,9 @@ def test_the_death_of_a_process_at_any_moment_is_no_damage(tmp_path: Path) -> No
 
 def test_a_sync_that_was_not_marked_yet_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = LevelDBStorage(tmp_path / "db")
-    storage._write([(b"a", b"")], True)
+    storage.write_now([(b"a", b"")], sync=True)
     monkeypatch.setattr(SyncMark, "note", lambda self, synced: None)
-    storage._write([(b"b", b"")], True)
+    storage.write_now([(b"b", b"")], sync=True)
     storage.close()
     assert read(tmp_path / "db") == {b"a": b"", b"b": b""}
 
