@@ -41,7 +41,6 @@ for _name, _seeds, _settings in (
     ("counts_its_own_acceptance_before_it_is_durable", 20, ()),
     ("promise_leaves_out_what_it_accepted", 100, ()),
     ("leads_without_a_quorum_of_promises", 100, ()),
-    ("takes_any_reported_value_instead_of_the_highest_ballot", 400, ()),
     ("ignores_that_a_promiser_knows_more_slots_chosen", 100, ()),
     ("proposes_new_values_in_open_slots", 100, ()),
     ("chooses_below_a_quorum", 20, ()),
