@@ -58,6 +58,7 @@ from journal.node_commands import CommandReply, Commands
 from journal.node_config import Clock, Transport
 from journal.node_config import NodeConfig as NodeConfig
 from journal.node_config import TrioClock as TrioClock
+from journal.node_floor import FloorKeeper
 from journal.node_leases import LeaseKeeper
 from journal.node_recovery import recover
 from journal.node_report import Report, members_of
@@ -161,6 +162,7 @@ class Node:
         self._leases = LeaseKeeper(
             self.space, self._standing, self._admission, config.limits, clock, self.counters, log
         )
+        self._floor = FloorKeeper(self.space, self._standing, self._admission, config.limits)
         self._steering = Steering(config, self._core, self._standing, clock, self._command, log)
         self._care = DiskCare(
             config.node,
@@ -357,6 +359,7 @@ class Node:
         if not self._identities.disowned:
             self._core.tick(now)
             self._leases.tick(now)
+            self._floor.tend()
         self._writer.tick(now)
         self._reads.expire(now, self.space.revision)
         self._steering.tick(now)
@@ -478,6 +481,8 @@ class Node:
                 counters.offers_accepted += accepted
                 if accepted != count:
                     counters.verdicts(folded.verdicts)
+        if offers:
+            self._floor.tend()
         if self._core.newest_membership != self._membership:
             self._follow_membership()
 

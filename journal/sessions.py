@@ -18,6 +18,15 @@ been decided in the forgotten past; it is refused as ``Expired``, never applied 
     opened above (``opened``), and offers whose base is below that stay expired. Else a late copy
     of an offer that the old session had decided would be taken for a new one.
 
+    Why not lower: a client that was rejected last may be forgotten at the present revision, and
+    then the floor is above every base that anybody can know, until the next commit. To let a base
+    of the present revision pass is tempting: what was accepted has a lower one, and what was
+    rejected would meet the same keys again. But the same id need not bring the same offer. Who
+    gives up on an offer sends a withdrawal under its id, which is rejected, and is told that the
+    offer is not in the history and never will be; with its session forgotten, only the floor
+    keeps a late copy of the offer itself from being applied. So the floor stays, and the leader
+    brings the revision up to it (``journal.node_floor``).
+
 One record a batch, under (client, slot, batch), holds the verdicts that it decided, and the
 state of the session after it. Records go as the floor passes them; the newest stays.
 """

@@ -457,6 +457,11 @@ class Space:
         return self.lease_table.leases
 
     @property
+    def forgotten_floor(self) -> int:
+        """The lowest base with which a client that is not known may offer."""
+        return self._sessions.forgotten_floor
+
+    @property
     def sessions(self) -> int:
         """How many clients' offer ids are remembered."""
         return len(self._sessions)

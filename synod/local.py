@@ -39,11 +39,11 @@ from synod.local_state import (
     PortInUse,
     State,
     StateFile,
-    first_peers,
     free_ports,
     next_joiner,
     port_is_free,
     require_free,
+    start_words,
 )
 from synod.local_view import NodeView, ballot_of, view_of, what_is_missing
 from synod.processes import Children, ProcessRef, last_lines, stop_all, wait_ended, wait_paused
@@ -88,11 +88,12 @@ class LocalCluster:
         schedulers: int = 0,
         api_port: int = 0,
         scheduler_args: Sequence[str] = (),
+        rejoin: str = "",
     ) -> Self:
         """Plan a new cluster; nothing is started. ``base_port`` None takes free ports; else node n
         listens on ``base_port + n``, or where ``endpoints`` says. ``node_args``, ``agent_args`` and
         ``scheduler_args`` are more arguments for each ``synod node``, ``agent`` and ``scheduler``;
-        ``api_port``: where the ECS API is to be served, 0: nowhere.
+        ``api_port``: where the ECS API is to be served, 0: nowhere. ``rejoin``: see ``set_rejoin``.
 
         Raises ``LocalClusterError`` where the folder holds a cluster already or cannot be made.
         """
@@ -114,6 +115,7 @@ class LocalCluster:
             schedulers=schedulers,
             api_port=api_port,
             scheduler_args=list(scheduler_args),
+            rejoin=rejoin,
         )
         try:
             cluster._log_folder.mkdir(parents=True, exist_ok=True)
@@ -213,6 +215,14 @@ class LocalCluster:
                 self._spawn_agent(state, agent)
             started = [node.name for node in nodes] + [agent.name for agent in idle_agents]
         return started + (self.start_schedulers() if agents else [])
+
+    def set_rejoin(self, way: str) -> None:
+        """From their next start on, nodes whose data is lost come back by themselves: as a ``learner``, or a
+        ``voter``. Not undone: the folder of one that did needs to be told so ever after."""
+        with self._file.locked():
+            state = self._file.read()
+            state.rejoin = way
+            self._file.write(state)
 
     def start_node(self, node: int) -> int:
         """Start one node and return its pid (that of the running one, if it runs)."""
@@ -488,7 +498,7 @@ class LocalCluster:
             views = self.status(timeout_s=min(1.0, timeout_s))
             waiting = what_is_missing(views)
             if not waiting:
-                self._mark_created([view.node for view in views if view.said])
+                self.mark_created([view.node for view in views if view.said])
                 return
             if time.monotonic() >= deadline:
                 raise NotReady(self._explain(f"not ready after {timeout_s:.0f} s: {waiting}"))
@@ -571,9 +581,7 @@ class LocalCluster:
         command += ["--listen", plan.endpoint, "--cluster", state.cluster]
         command += ["--http-listen", plan.http]
         command += state.node_args
-        if not plan.created:  # from then on its folder knows
-            members = ",".join(f"{other.node}={other.endpoint}" for other in first_peers(state, plan))
-            command += ["--members", members, "--join" if plan.joins else "--create"]
+        command += start_words(state, plan)
         return self._spawn(state, plan.name, command)
 
     def _spawn_agent(self, state: State, plan: AgentPlan) -> ProcessRef:
@@ -646,7 +654,8 @@ class LocalCluster:
         except JournalError:
             return set()
 
-    def _mark_created(self, nodes: Sequence[int]) -> None:
+    def mark_created(self, nodes: Sequence[int]) -> None:
+        """Note that these nodes have been ready: from now on an empty folder means lost promises."""
         with self._file.locked():
             state = self._file.read()
             new = [plan for plan in state.nodes if plan.node in nodes and not plan.created]

@@ -106,6 +106,8 @@ class State:
     """Where the ECS API is served on this machine; 0: nowhere."""
     last_node: int = 0
     """The highest number that a node ever had: the numbers of removed ones are not given again."""
+    rejoin: str = ""
+    """As what a node comes back by itself whose data is lost (``journal.rejoin.WAYS``); "": not at all."""
 
     def dump(self) -> str:
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=2) + "\n"
@@ -126,6 +128,7 @@ class State:
             schedulers=data.get("schedulers", 0),
             scheduler_args=data.get("scheduler_args", []),
             api_port=data.get("api_port", 0),
+            rejoin=data.get("rejoin", ""),
         )
 
 
@@ -183,6 +186,18 @@ def next_joiner(state: State) -> NodePlan:
     except (PortInUse, OverflowError):
         plan.endpoint = f"{host}:{free_ports(1)[0]}"
     return plan
+
+
+def start_words(state: State, plan: NodePlan) -> list[str]:
+    """Return what ``synod node`` is told of the cluster: at a node's first start whom it belongs to; later
+    its folder knows that, and it is only told how to come back without one, if it is to."""
+    if not plan.created:
+        members, way = first_peers(state, plan), ["--join" if plan.joins else "--create"]
+    else:
+        members, way = [other for other in state.nodes if other.todo != ADD], ["--rejoin", state.rejoin]
+        if not state.rejoin or members == [plan]:  # alone, it has nobody who would let it in again
+            return []
+    return ["--members", ",".join(f"{other.node}={other.endpoint}" for other in members), *way]
 
 
 def first_peers(state: State, plan: NodePlan) -> list[NodePlan]:

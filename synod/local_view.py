@@ -32,6 +32,13 @@ class NodeView:
     http: str = ""
     """Where it serves its metrics, if that is known."""
 
+    @property
+    def name(self) -> str:
+        """Return its place in the plan, and its number in the cluster where that is another: it rejoined."""
+        if self.said and self.node not in (0, self.said.node):
+            return f"{self.node} as {self.said.node}"
+        return str(self.node or "?")
+
     def as_json(self) -> dict[str, Any]:
         """Return the node for ``synod status --json``."""
         view: dict[str, Any] = {
@@ -43,7 +50,7 @@ class NodeView:
             "health": self.why or (self.said.health if self.said else "unknown"),
         }
         if self.said:
-            said = asdict(self.said)
+            said = asdict(self.said) | {"number": self.said.node}
             said["members"] = [member._asdict() for member in self.said.members]
             view = {**said, **view}
         return view
@@ -64,16 +71,25 @@ def view_of(
     return NodeView(plan.node, plan.endpoint, ref.pid, answer.role, answer, "", plan.http)
 
 
-def votes_of(views: Sequence[NodeView]) -> dict[int, str]:
-    """Return who is a ``voter`` and who a ``learner``, by the word of the leader; without one, by that
-    of the node at the highest ballot. A node on its own may be of the past."""
+def votes_of(views: Sequence[NodeView]) -> dict[str, str]:
+    """Return which views, by their endpoint, are of a ``voter``, which of a ``learner``, by the word of the
+    leader; without one, by that of the node at the highest ballot. A node on its own may be of the past.
+
+    A node that answers is the number that it says: one that rejoined has another than its place has.
+    """
     said = [view for view in views if view.said]
     if not said:
         return {}
     leaders = [view for view in said if view.role == "leader"]
     best = max(leaders or said, key=ballot_of).said
     assert best is not None
-    return {member.node: "voter" if member.voter else "learner" for member in best.members}
+    numbers = {member.node: "voter" if member.voter else "learner" for member in best.members}
+    places = {member.endpoint: numbers[member.node] for member in best.members}
+    votes = {
+        view.endpoint: numbers.get(view.said.node) if view.said else places.get(view.endpoint)
+        for view in views
+    }
+    return {endpoint: vote for endpoint, vote in votes.items() if vote is not None}
 
 
 def ballot_of(view: NodeView) -> tuple[int, int]:

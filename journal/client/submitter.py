@@ -44,12 +44,13 @@ import trio
 
 from journal.client.errors import OfferId, OffersUnresolved, OfferUnknown
 from journal.client.router import NoAnswer, Router
-from journal.connection import LINEARIZABLE, LOCAL, Connection, NotSent
+from journal.connection import LINEARIZABLE, LOCAL, Connection, NotSent, at_least
 from journal.errors import (
     JournalError,
     NotLeader,
     OfferInvalid,
     Overloaded,
+    RevisionInFuture,
     SpaceFull,
     Unavailable,
     WrongCluster,
@@ -132,6 +133,7 @@ class _Message:
 
     __slots__ = (
         "base",
+        "disbelieved",
         "error",
         "in_flight",
         "maybe",
@@ -147,6 +149,7 @@ class _Message:
         self.offers = offers  # empty until its first try takes them from the queue
         self.sent: list[_Pending] = []  # what the last try carried, in its order
         self.base: Revision | None = None
+        self.disbelieved: Revision | None = None  # the base under which it was answered ``Expired``
         self.in_flight = False  # a try is under way
         self.maybe = False  # some try may have been taken in, without an answer
         self.tries = 0
@@ -159,6 +162,7 @@ class _Message:
         """Return a message of some of the offers, with the same past."""
         other = _Message(offers)
         other.base, other.maybe, other.renewals = self.base, self.maybe, self.renewals
+        other.disbelieved = self.disbelieved
         for pending in offers:
             pending.message = other
         return other
@@ -552,6 +556,14 @@ class Submitter:
         if message.renewals or (self._router.seen == 0 and not self._based):
             consistency = LINEARIZABLE if message.renewals else LOCAL
             reply = await connection.get([], at=None, consistency=consistency)
+            if message.disbelieved is not None and reply.revision <= message.disbelieved:
+                # The journal has not moved since: it would not believe the same base now.
+                above = at_least(message.disbelieved + 1)
+                try:
+                    reply = await connection.get([], at=None, consistency=above)
+                except RevisionInFuture as error:
+                    why = f"the journal has forgotten this client, and believes no base yet: {error}"
+                    raise Unavailable(why) from error
             self._router.saw(reply.revision)
             self._based = True  # the journal may well be empty, and seen stay at 0
         message.base = self._router.seen
@@ -597,7 +609,7 @@ class Submitter:
         if not renew:
             return []
         again = message.part(renew)
-        again.base = None
+        again.base, again.disbelieved = None, message.base
         again.renewals = message.renewals + 1
         return [again]
 

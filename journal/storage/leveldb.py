@@ -15,6 +15,9 @@ name CURRENT of a new database, would be gone after a loss of power on a file sy
 more than POSIX does, whatever was synced into them; ext4 and its like happen to keep them. After each
 synced write the folder is synced here where a name in it has changed. Found by ``tests/fuse``; see also
 "All File Systems Are Not Created Equal" (Pillai et al., 2014).
+
+LevelDB takes a log that is cut short for one that a crash left so: ``mark`` tells the two apart. It passes
+over zeros in its log: ``holes`` does not.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ import trio
 
 from journal.errors import DataFolderError, DataLost, FolderDamaged, StorageFailed
 from journal.storage import T, Write
+from journal.storage.holes import refuse_holes
+from journal.storage.mark import NAME, SyncMark
 
 WRITE_BUFFER_BYTES = 32 * 1024 * 1024
 BLOCK_CACHE_BYTES = 256 * 1024 * 1024
@@ -42,6 +47,8 @@ COMPRESSION = None
 of a node's processor time under load (docs/performance.md), and what a journal holds is bounded anyhow."""
 _FILE_CLOCK = getattr(time, "CLOCK_REALTIME_COARSE", time.CLOCK_REALTIME)
 """The clock that file systems stamp changes with."""
+_SYNCED = b"\xff\xffsynced"
+"""A record of this module's own, behind all others and not shown: how many batches were synced."""
 
 
 class LevelDBStorage:
@@ -54,7 +61,10 @@ class LevelDBStorage:
         self._failed: str | None = None
         self._limiter = trio.CapacityLimiter(1)
         self._aside = trio.CapacityLimiter(1)
+        self._mark: SyncMark | None = None
+        is_new = not (self._path / "CURRENT").exists()
         try:
+            refuse_holes(self._path)
             self._db = plyvel.DB(
                 str(self._path),
                 create_if_missing=create,
@@ -67,6 +77,21 @@ class LevelDBStorage:
             )
         except plyvel.Error as error:
             raise _open_error(self._path, error) from error
+        except OSError as error:
+            raise StorageFailed(f"{self._path} cannot be opened: {error}") from error
+        self._folder = -1
+        try:
+            self._synced = int.from_bytes(self._db.get(_SYNCED, b"", verify_checksums=True), "big")
+            if is_new:
+                (self._path / NAME).unlink(missing_ok=True)
+            self._mark = SyncMark(self._path)
+            self._mark.check(self._synced)
+        except FolderDamaged:
+            self.close()
+            raise
+        except (plyvel.Error, RuntimeError, OSError) as error:
+            self.close()
+            raise _failed(self._path, error) from error
         self._folder = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY)
         self._names_at_ns = 0
         """The folder's change time up to which its names are on the disk."""
@@ -83,7 +108,9 @@ class LevelDBStorage:
     ) -> Iterator[tuple[bytes, bytes]]:
         # The iterator is made here, not on the first next(): its view is that of this moment.
         try:
-            found = self._db.iterator(start=start, stop=stop, reverse=reverse, verify_checksums=True)
+            found = self._db.iterator(
+                start=start, stop=stop or _SYNCED, reverse=reverse, verify_checksums=True
+            )
         except (plyvel.Error, RuntimeError) as error:
             raise _failed(self._path, error) from error
         return _iterated(self._path, found)
@@ -108,9 +135,14 @@ class LevelDBStorage:
                     delete(key)
                 else:
                     put(key, value)
+            if sync:
+                self._synced += 1
+                put(_SYNCED, self._synced.to_bytes(8, "big"))
             batch.write()
             if sync:
                 self._sync_names()
+                assert self._mark is not None
+                self._mark.note(self._synced)
         except (plyvel.Error, RuntimeError, OSError) as error:
             self._failed = f"a write failed: {error}"
             raise StorageFailed(f"{self._path}: {self._failed}") from error
@@ -146,6 +178,8 @@ class LevelDBStorage:
 
     def close(self) -> None:
         self._db.close()
+        if self._mark is not None:
+            self._mark.close()
         if self._folder >= 0:
             os.close(self._folder)
             self._folder = -1
@@ -169,7 +203,9 @@ class LevelDBView:
         self, start: bytes, stop: bytes | None, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
         try:
-            found = self._snapshot.iterator(start=start, stop=stop, reverse=reverse, verify_checksums=True)
+            found = self._snapshot.iterator(
+                start=start, stop=stop or _SYNCED, reverse=reverse, verify_checksums=True
+            )
         except (plyvel.Error, RuntimeError) as error:
             raise _failed(self._path, error) from error
         return _iterated(self._path, found)

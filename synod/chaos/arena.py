@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import shutil
 import signal
 import sys
 import time
@@ -22,7 +24,7 @@ import trio
 from journal.client import Journal, connect
 from journal.client.members import is_made
 from journal.connection import Connection
-from journal.errors import JournalError
+from journal.errors import InvalidRequest, JournalError
 from journal.node import NodeStatus
 from journal.paxos.changes import AddLearner, Remove
 from journal.rpc.connection import GrpcConnector
@@ -45,6 +47,8 @@ PROGRESS_TIMEOUT_S = 20.0
 READY_TIMEOUT_S = 40.0
 FINISH_TIMEOUT_S = 60.0
 MEMBER_TIMEOUT_S = 20.0
+REJOIN_TIMEOUT_S = 40.0
+"""So long a node that was wiped may take until it votes again, when all harm is undone."""
 STORAGE_FAILED = 3
 """The exit code of a node whose disk failed."""
 
@@ -108,6 +112,10 @@ class Arena:
         self.may_end: set[int] = set()
         """Nodes that may end by themselves now, with ``STORAGE_FAILED``: their disk is full, or fails."""
         self.said: dict[int, NodeStatus] = {}
+        self.numbers: dict[int, int] = {}
+        """The number in the cluster of the node in each place: another one where it was wiped."""
+        self.wiped: dict[int, int] = {}
+        """Nodes that have lost their folders and do not vote again yet, and the number that is lost."""
         self.compacted = 0
         self.active: dict[int, str] = {}
         """What is being done now, in words."""
@@ -182,6 +190,35 @@ class Arena:
         await trio.to_thread.run_sync(self.cluster.start_node, node)
         self.down.discard(node)
 
+    async def wipe(self, node: int) -> None:
+        """Kill a node that has said something, remove its folder, and start it with the same command."""
+        self.wiped[node] = self.numbers[node]
+        await self.kill(node)
+        await trio.to_thread.run_sync(self.cluster.mark_created, [node])
+        await trio.to_thread.run_sync(_remove, self.cluster.node_folder(node))
+        await self.start(node)
+
+    async def all_vote_again(self) -> None:
+        """Wait until those that were wiped have come back under other numbers. Raises ``NoProgress``."""
+        end = trio.current_time() + REJOIN_TIMEOUT_S
+        while missing := [node for node in self.wiped if not self._votes_again(node)]:
+            if trio.current_time() > end:
+                said = {node: f"{s.role} {s.health}" for node, s in sorted(self.said.items())}
+                raise NoProgress(
+                    f"nodes {missing} were wiped, and do not vote again {REJOIN_TIMEOUT_S:g} s after all"
+                    f" harm was undone; the nodes say {said}"
+                )
+            await trio.sleep(0.1)
+        for node, number in self.wiped.items():
+            self.say(f"  node {node} votes again: number {number} has become {self.numbers[node]}")
+        self.wiped.clear()
+
+    def _votes_again(self, node: int) -> bool:
+        said = self.said.get(node)
+        if said is None or said.node == self.wiped[node]:
+            return False
+        return any(member.voter and member.node == said.node for member in said.members)
+
     async def pause(self, node: int) -> None:
         if node in self.nodes and node not in self.down | self.paused:
             self.paused.add(node)
@@ -247,7 +284,8 @@ class Arena:
         journal: Journal
         async with self.journal() as journal:
             try:
-                await journal.transfer_leadership(to, timeout_s=3.0)
+                number = self.numbers.get(to, to)
+                await journal.transfer_leadership(number, timeout_s=3.0)
             except JournalError as error:
                 return f"not handed over: {error}"
         return "handed over"
@@ -259,7 +297,7 @@ class Arena:
         assert isinstance(self.cluster, ChaosCluster)
         assert self.network is not None
         if self.joining is None:
-            self._newest = max(self._newest, *self.nodes) + 1
+            self._newest = max(self._newest, *self.nodes, *self.numbers.values()) + 1
             self.joining = self._newest
             self.network.join(self.joining)
             self.cluster.set_clock(self.joining, 0.0)
@@ -273,6 +311,9 @@ class Arena:
                     self.cluster.add_joiner(node, place)
                 await self.start(node)
                 await promote(journal, node, place, MEMBER_TIMEOUT_S, lambda _text: None)
+        except InvalidRequest as error:  # a node that was wiped has, or had, this number
+            self.joining = None
+            return f"node {node} is not added: {error}"
         except JournalError as error:
             return f"node {node} does not vote yet: {error}"
         self.joining = None
@@ -281,7 +322,7 @@ class Arena:
     async def shrink(self, node: int) -> str:
         """Remove a node for good, and stop it when it is no member any more."""
         journal: Journal
-        change = Remove(NodeId(node))
+        change = Remove(NodeId(self.numbers.get(node, node)))
         try:
             async with self.journal() as journal:
                 if not is_made(change, await journal.members()):
@@ -324,6 +365,7 @@ class Arena:
                 if node not in connections:
                     connections[node] = await connector.connect(self.cluster.endpoint(node))
                 self.said[node] = await connections[node].status()
+                self.numbers[node] = self.said[node].node
             except JournalError:
                 self.said.pop(node, None)
         if scope.cancelled_caught:
@@ -470,6 +512,16 @@ def first_of(error: BaseException) -> BaseException:
 def _ballot(said: NodeStatus) -> tuple[int, int]:
     number, _, node = said.ballot.partition(".")
     return int(number), int(node or 0)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder for good: no loss of power brings it back."""
+    shutil.rmtree(folder)
+    parent = os.open(folder.parent, os.O_RDONLY)
+    try:
+        os.fsync(parent)
+    finally:
+        os.close(parent)
 
 
 def _rss(pid: int | None) -> int:

@@ -48,6 +48,7 @@ async def round_of(arena: Arena, each: Round) -> float:
     if failures and not all(isinstance(failure, NoProgress) for failure in failures):
         raise failures[0]
     after_s = await arena.progress()
+    await arena.all_vote_again()
     arena.recorder.note(f"round {each.number} is over", recovery_s=round(after_s, 3))
     await trio.sleep(each.calm_s)
     return after_s
@@ -228,7 +229,10 @@ async def _disk_error(arena: Arena, fault: Fault, nodes: list[int]) -> None:
     before = (await trio.to_thread.run_sync(disk.look))["counts"]
     with arena.fault(fault.kind, f"a {operation} to the disk of node {node} fails (EIO)", [node]):
         arena.may_end.add(node)
-        await trio.to_thread.run_sync(partial(disk.fail, operation, files="*.log", times=1))
+        # The kernel hands a write that begins within a page on in two pieces. If the second one fails, the
+        # node is told that less was written than it asked for, and writes the rest: that must fail, too.
+        times = 2 if operation == "write" else 1
+        await trio.to_thread.run_sync(partial(disk.fail, operation, files="*.log", times=times))
         await trio.sleep(fault.for_s)
         seen = await trio.to_thread.run_sync(disk.look)
         failed = f"failed {operation}"
@@ -290,6 +294,16 @@ async def _members(arena: Arena, fault: Fault, nodes: list[int]) -> None:
             arena.say(f"  {said}")
 
 
+async def _wipe(arena: Arena, fault: Fault, nodes: list[int]) -> None:
+    """A node loses its folder and is started as ever: it comes back by itself, under a new number."""
+    able = [node for node in [*nodes, *arena.nodes] if node in arena.said and node != arena.joining]
+    if not able or able[0] in arena.paused:
+        return
+    with arena.fault(fault.kind, f"node {able[0]} loses its folder, and is started as ever", able[:1]):
+        await arena.wipe(able[0])
+        await trio.sleep(fault.for_s)
+
+
 _KINDS: dict[str, Callable[[Arena, Fault, list[int]], Awaitable[None]]] = {
     "split": _split,
     "isolate": _isolate,
@@ -309,6 +323,7 @@ _KINDS: dict[str, Callable[[Arena, Fault, list[int]], Awaitable[None]]] = {
     "compact": _compact,
     "disk-full": _disk_full,
     "members": _members,
+    "wipe": _wipe,
     "power-loss": _power_loss,
     "disk-error": _disk_error,
     "slow-disk": _slow_disk,

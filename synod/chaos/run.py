@@ -151,7 +151,10 @@ def _run_inside(options: Options) -> int:
     network = Network(nodes)
     network.make()
     cluster = ChaosCluster.create(
-        options.folder / "cluster", nodes=options.nodes, endpoints=[endpoint(node) for node in nodes]
+        options.folder / "cluster",
+        nodes=options.nodes,
+        endpoints=[endpoint(node) for node in nodes],
+        rejoin="voter",
     )
     cluster.in_network = True
     for node in nodes:

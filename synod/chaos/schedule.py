@@ -55,6 +55,7 @@ KINDS = (
     Kind("compact", (0.2, 0.5), beside=True),
     Kind("disk-full", (2.0, 5.0), network=True),
     Kind("members", (2.0, 5.0), network=True),
+    Kind("wipe", (1.0, 4.0), network=True),
     Kind("power-loss", (0.0, 2.0), network=True, fuse=True),
     Kind("disk-error", (1.0, 4.0), beside=True, network=True, fuse=True),
     Kind("slow-disk", (3.0, 6.0), beside=True, network=True, fuse=True),
@@ -109,9 +110,8 @@ def rounds(seed: int, nodes: int, kinds: Collection[str]) -> Iterator[Round]:
         yield Round(number, tuple(faults), rng.uniform(0.3, 1.5))
 
 
-_OF_ONE = frozenset(
-    ("isolate", "kill", "pause", "clock-jump", "transfer", "disk-full", "members", "disk-error", "slow-disk")
-)
+_OF_ONE = frozenset(("isolate", "kill", "pause", "clock-jump", "transfer", "disk-full", "members", "wipe"))
+_OF_ONE |= {"disk-error", "slow-disk"}
 
 
 def _draw(kind: Kind, nodes: int, rng: random.Random, after_s: float = 0.0) -> Fault:

@@ -36,6 +36,7 @@ WATCH_INTERVAL_S = 0.25
         "synod up                           after Ctrl-C or a crash: the same cluster, with its data",
         "synod up --nodes 5 --detach        a cluster of 3, running or not: two more nodes join it",
         "synod up --api-port 9000           the ECS API, for boto3 and aws-cli, there and not at 8400",
+        "synod up --rejoin voter            a node that loses its folder comes back under a new number",
         "synod up --runtime docker          containers at this machine's Docker, not processes",
         "synod up --chaos                   harm its nodes under load, and watch whether it keeps its word",
     )
@@ -69,6 +70,12 @@ WATCH_INTERVAL_S = 0.25
     show_default=True,
     help="With --runtime docker: the engine's socket.",
 )
+@click.option(
+    "--rejoin",
+    type=click.Choice(["learner", "voter"]),
+    help="Nodes whose data is lost come back by themselves under a new number, as a learner, or to vote again"
+    " when they have caught up. Kept for the cluster.  [default: they say what to do, and stop]",
+)
 @click.option("--detach", is_flag=True, help="Return when the cluster is ready, and leave it running.")
 @click.option("--timeout", "timeout_s", type=float, default=30.0, show_default=True, metavar="SECONDS")
 @click.option(
@@ -87,6 +94,7 @@ def up(
     api_port: int | None,
     runtime: str | None,
     docker_socket: Path,
+    rejoin: str | None,
     detach: bool,
     timeout_s: float,
     chaos: bool,
@@ -104,6 +112,8 @@ def up(
     if detach and chaos:
         raise misuse("--chaos needs the foreground: leave --detach out")
     cluster = _plan(folder, nodes, agents, base_port, schedulers, api_port)
+    if rejoin:
+        cluster.set_rejoin(rejoin)
     engine = None if runtime is None else str(docker_socket.absolute()) if runtime == "docker" else ""
     with _signals_as_interrupts():
         if detach:
@@ -401,7 +411,9 @@ def _show_views(
     votes = votes_of(views)
     if as_json:
         leader = next((view.node for view in views if view.role == "leader"), None)
-        nodes: list[dict[str, Any]] = [{**view.as_json(), "member": votes.get(view.node)} for view in views]
+        nodes: list[dict[str, Any]] = [
+            {**view.as_json(), "member": votes.get(view.endpoint)} for view in views
+        ]
         further = {"api": api.as_json()} if api else {}
         emit_json({"cluster": cluster_id, "leader": leader, "nodes": nodes, **further})
         return
@@ -412,8 +424,8 @@ def _show_views(
             (said.ballot, said.revision, said.applied, said.lag, size(said.disk_bytes)) if said else "-----"
         )
         health = said.health if said else view.why
-        votes_as = votes.get(view.node, "no member" if votes and view.node else "-")
-        place = (view.node or "?", view.endpoint, view.pid or "-", votes_as, view.role)
+        votes_as = votes.get(view.endpoint, "no member" if votes and view.node else "-")
+        place = (view.name, view.endpoint, view.pid or "-", votes_as, view.role)
         rows.append((*place, *facts, health))
     columns = (
         "node",

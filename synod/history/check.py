@@ -51,6 +51,8 @@ from synod.history.seen import Seen, observations
 from synod.history.tails import filter_fault, shape_fault
 
 EXPIRY_LABEL = re.compile(r"lease (\d+) expired")
+FLOOR_LABEL = "above the forgotten clients"
+"""A revision that the leader makes so that new clients are believed (``journal.node_floor``): it is empty."""
 """How a leader labels the one kind of offer that is nobody's."""
 
 
@@ -267,7 +269,7 @@ class _Check:
             operation = self.offers.get(commit.label)
             effects = self._replay_offer(commit, actual, operation) if operation else None
             if operation is None and not commit.client:
-                effects = self._expiry(commit, actual)
+                effects = self._leaders_own(commit, actual)
             self.model.apply(revision, actual, effects)
 
     def _replay_offer(
@@ -300,10 +302,11 @@ class _Check:
                 break
         return effects
 
-    def _expiry(self, commit: Commit, actual: dict[str, Change]) -> Effects | None:
-        """A commit of no client must be the end of a lease that says so: its keys are deleted, no more."""
+    def _leaders_own(self, commit: Commit, actual: dict[str, Change]) -> Effects | None:
+        """A commit of no client must be the end of a lease that says so: its keys are deleted, no more; or
+        a revision above the forgotten clients, which changes nothing."""
         words = EXPIRY_LABEL.fullmatch(commit.label)
-        expected: Effects | Failure | None = None
+        expected: Effects | Failure | None = Effects() if commit.label == FLOOR_LABEL else None
         if words is not None:
             expected = effects_of(
                 OfferAsked(commit.label, ({"lease_revoke": int(words[1])},)), self.model.now
@@ -311,7 +314,7 @@ class _Check:
         if isinstance(expected, Effects) and expected.changes == actual:
             return expected
         if not self.history.foreign_any:
-            text = f"revision {commit.revision} ({commit.label!r}) is of no client and no lease's expiry"
+            text = f"revision {commit.revision} ({commit.label!r}) is of no client and not the leader's"
             self.violated(self._first_seen(commit.revision), Rule.INVENTED, text)
         return None
 

@@ -67,6 +67,10 @@ class Perfect:
         assert isinstance(effects, Effects)
         self._commit(effects, "", 0, f"lease {lease} expired")
 
+    def move_on(self) -> None:
+        """What a leader offers to get above the clients that are forgotten."""
+        self._commit(Effects(), "", 0, "above the forgotten clients")
+
 
 def random_offer(rng: random.Random, label: str, at: int) -> dict[str, Any]:
     """Return an offer in the recorded form. Few keys, so that conflicts are common."""
@@ -139,6 +143,8 @@ def record(seed: int, steps: int = 220) -> list[Event]:
             emit("complete", client="keeper", op=step, **gone)
         if step == steps // 2:
             journal.expire(7)
+        if step == steps // 3:
+            journal.move_on()
         if client in busy:
             op, answer = busy.pop(client)
             emit("complete", client=client, op=op, **answer)
@@ -302,6 +308,12 @@ def invented_commit(events: list[Event]) -> None:
 
 def invented_without_client(events: list[Event]) -> None:
     everywhere(events, lambda commits: commits.append([0, "", 0, "lease 3 expired", [["k1", None, 0]], 0]))
+
+
+def invented_by_no_leader(events: list[Event]) -> None:
+    """What the leader offers by itself, but for leases, changes nothing."""
+    floor = [0, "", 0, "above the forgotten clients", [["k1", "x", 0]], 0]
+    everywhere(events, lambda commits: commits.append(floor))
 
 
 def rejected_but_committed(events: list[Event]) -> None:
@@ -522,6 +534,7 @@ FAULTS: list[tuple[Callable[[list[Event]], None], Rule]] = [
     (doubled_commit_under_a_new_id, Rule.DOUBLED),
     (invented_commit, Rule.INVENTED),
     (invented_without_client, Rule.INVENTED),
+    (invented_by_no_leader, Rule.INVENTED),
     (rejected_but_committed, Rule.NOT_ACCEPTED),
     (refused_but_committed, Rule.NOT_ACCEPTED),
     (told_another_revision, Rule.LOST),

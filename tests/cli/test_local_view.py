@@ -9,7 +9,7 @@ import pytest
 from journal.node import NodeMember, NodeStatus
 from journal.types import NodeId
 from synod.local_state import NodePlan
-from synod.local_view import NodeView, ballot_of, view_of, what_is_missing
+from synod.local_view import NodeView, ballot_of, view_of, votes_of, what_is_missing
 from synod.processes import ProcessRef
 
 REF = ProcessRef(4711, "boot:1")
@@ -53,6 +53,22 @@ def test_a_node_is_what_its_process_and_its_answer_say() -> None:
     assert view_of(plan, REF, False, said(1)).role == "leader"
     assert ballot_of(view(1, ballot="12.3")) == (12, 3)
     assert view(1).as_json()["members"] == [{"node": 1, "endpoint": "127.0.0.1:1", "voter": True}]
+
+
+def test_a_node_that_rejoined_is_known_by_the_number_that_it_says() -> None:
+    members = (NodeMember(NodeId(1), "127.0.0.1:1", True), NodeMember(NodeId(4), "127.0.0.1:2", False))
+    plan = NodePlan(2, "127.0.0.1:2")
+    answers = [
+        view(1, members=members),
+        view_of(plan, REF, False, said(4, members=members)),
+        view_of(NodePlan(3, "127.0.0.1:3"), REF, False, said(3, members=members)),
+    ]
+    assert [each.name for each in answers] == ["1", "2 as 4", "3"]
+    assert votes_of(answers) == {"127.0.0.1:1": "voter", "127.0.0.1:2": "learner"}
+    down = view_of(plan, None, False, None)
+    assert votes_of([answers[0], down]) == votes_of(answers), "who is down is known by its place"
+    old = view_of(plan, REF, False, said(2, members=members))
+    assert votes_of([answers[0], old]) == {"127.0.0.1:1": "voter"}, "it has its old folder: it is no member"
 
 
 @pytest.mark.parametrize(

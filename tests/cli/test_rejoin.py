@@ -19,9 +19,11 @@ from journal.storage.records import PROMISED, PROMISED_AGAIN
 from journal.sync import connect
 from journal.types import NodeId
 from synod.local import LocalCluster
+from synod.local_state import ADD, NodePlan, State, start_words
 from tests.chaos.conftest import Chaos
-from tests.chaos.test_members import synod, voters, wait
-from tests.cli.conftest import FAST
+from tests.chaos.test_members import synod as command
+from tests.chaos.test_members import voters, wait
+from tests.cli.conftest import FAST, Synod
 
 PATIENT = ClientConfig(timeout_s=40.0)
 VOTES_UNDER_ITS_OLD_NUMBER = """
@@ -42,17 +44,12 @@ sys.exit(run(sys.argv[1:]))
 
 
 class Rejoining(LocalCluster):
-    """Nodes that are told, from their second start on, to rejoin."""
+    """Nodes of another program."""
 
-    way = "voter"
     program: Sequence[str] = ("-m", "synod")
 
     def _command(self, name: str, command: Sequence[str]) -> list[str]:
-        words = [sys.executable, "-P", *self.program, *command]
-        if name.startswith("node-") and "--create" not in command:
-            members = ",".join(f"{node}={self.endpoint(node)}" for node in self.nodes)
-            words += ["--rejoin", self.way, "--members", members]
-        return words
+        return [sys.executable, "-P", *self.program, *command]
 
 
 @pytest.fixture
@@ -60,8 +57,8 @@ def rejoining(tmp_path: Path) -> Iterator[Callable[..., Chaos]]:
     made: list[Chaos] = []
 
     def start(way: str = "voter", program: Sequence[str] = ("-m", "synod")) -> Chaos:
-        cluster = Rejoining.create(tmp_path / "cluster", nodes=3, node_args=FAST)
-        cluster.way, cluster.program = way, program
+        cluster = Rejoining.create(tmp_path / "cluster", nodes=3, node_args=FAST, rejoin=way)
+        cluster.program = program
         made.append(Chaos(tmp_path, 3, cluster))
         return made[-1]
 
@@ -110,7 +107,7 @@ def test_damaged_or_disowned_it_comes_back_as_a_learner_and_keeps_the_old_files(
 ) -> None:
     c = rejoining("learner")
     here = ("--dir", str(c.cluster.folder))
-    assert synod("put", "key", "value", *here).code == 0
+    assert command("put", "key", "value", *here).code == 0
     lost = c.follower()
     folder = c.cluster.node_folder(lost)
 
@@ -125,8 +122,8 @@ def test_damaged_or_disowned_it_comes_back_as_a_learner_and_keeps_the_old_files(
     assert (folder / "lost" / "CURRENT").exists()
     assert "is damaged" in log(c, lost)
     endpoint = c.cluster.endpoint(lost)
-    assert synod("get", "key", "--consistency", "local", "--endpoints", endpoint).out == "value"
-    assert synod("member", "promote", "4", *here).code == 0
+    assert command("get", "key", "--consistency", "local", "--endpoints", endpoint).out == "value"
+    assert command("member", "promote", "4", *here).code == 0
 
     c.kill(lost)
     (folder / "CURRENT").write_text("MANIFEST-999999\n")
@@ -140,6 +137,14 @@ def test_damaged_or_disowned_it_comes_back_as_a_learner_and_keeps_the_old_files(
     c.cluster.start_node(lost)
     wait("it is one once more", lambda: learners(c) == {6})
     assert "comes with another incarnation" in log(c, lost)
+
+    c.cluster.wait_ready(30.0)
+    c.kill(lost)  # LevelDB would take a log that is gone for one that never was
+    for file in folder.glob("*.log"):
+        file.unlink()
+    c.cluster.start_node(lost)
+    wait("it is one a last time", lambda: learners(c) == {7})
+    assert "the log was cut short" in log(c, lost)
     assert "Traceback" not in log(c, lost)
 
 
@@ -188,13 +193,54 @@ def test_who_was_removed_stays_away_and_says_why(rejoining: Callable[..., Chaos]
     c = rejoining()
     lost = c.follower()
     c.kill(lost)
-    assert synod("member", "remove", str(lost), "--endpoints", ",".join(c.cluster.endpoints)).code == 0
+    assert command("member", "remove", str(lost), "--endpoints", ",".join(c.cluster.endpoints)).code == 0
     shutil.rmtree(c.cluster.node_folder(lost))
     c.cluster.start_node(lost)
     wait("it ends", lambda: c.cluster.exit_code(f"node-{lost}") is not None)
     assert c.cluster.exit_code(f"node-{lost}") == 1
     assert "is no member of the cluster any more" in log(c, lost)
     assert not (c.cluster.node_folder(lost) / "CURRENT").exists()
+
+
+def test_up_brings_back_a_node_that_lost_its_folder_if_it_was_told_to(synod: Synod, tmp_path: Path) -> None:
+    where = ("--dir", str(tmp_path / "cluster"))
+    cluster = LocalCluster.create(tmp_path / "cluster", nodes=3, node_args=FAST)
+    try:
+        assert synod("up", "--detach", *where).code == 0
+        lost = cluster.leader() or 1
+        cluster.kill_node(lost)
+        shutil.rmtree(cluster.node_folder(lost))
+        up = synod("up", "--detach", "--rejoin", "voter", *where)
+        assert up.code == 0, up.err
+        assert synod("put", "key", "value", *where).code == 0
+
+        def shown() -> dict[int, tuple[int, str]]:
+            nodes = synod("status", "--json", *where).json["nodes"]
+            return {node["node"]: (node["number"], node["member"]) for node in nodes}
+
+        others = {node: (node, "voter") for node in {1, 2, 3} - {lost}}
+        wait("it votes again", lambda: shown() == {**others, lost: (4, "voter")})
+        assert f"{lost} as 4" in synod("status", *where).out
+        cluster.kill_node(lost)
+        nodes = synod("status", "--json", *where).json["nodes"]
+        assert {node["member"] for node in nodes} == {"voter"}, "who is down is known by its place"
+        again = synod("up", "--detach", "--nodes", "4", *where)
+        assert again.code == 0, again.err
+        assert shown() == {**others, lost: (4, "voter"), 5: (5, "voter")}, "its number is taken"
+    finally:
+        cluster.stop()
+
+
+def test_a_node_that_is_alone_is_started_as_ever(tmp_path: Path) -> None:
+    """Nobody could let it in again: it would be refused as a mistake."""
+    plan = NodePlan(1, "h:1", created=True)
+    state = State("c", [plan], [], [], [], rejoin="voter")
+    assert start_words(state, plan) == []
+    state.nodes.append(NodePlan(2, "h:2", joins=True, todo=ADD))
+    assert start_words(state, plan) == [], "one that is planned is nobody yet"
+    state.nodes[1].todo = ""
+    assert start_words(state, plan) == ["--members", "1=h:1,2=h:2", "--rejoin", "voter"]
+    assert start_words(state, NodePlan(2, "h:2", joins=True)) == ["--members", "1=h:1,2=h:2", "--join"]
 
 
 @pytest.mark.parametrize(
@@ -208,6 +254,6 @@ def test_who_was_removed_stays_away_and_says_why(rejoining: Callable[..., Chaos]
 )
 def test_settings_that_make_no_sense_are_refused(more: tuple[str, ...], why: str, tmp_path: Path) -> None:
     here = ("--node", "1", "--dir", str(tmp_path / "d"), "--listen", "h:1", "--cluster", "c")
-    done = synod("node", *here, "--rejoin", "voter", *more)
+    done = command("node", *here, "--rejoin", "voter", *more)
     assert done.code == 64
     assert why in done.err

@@ -21,7 +21,7 @@ from journal.connection import LOCAL, NotSent
 from journal.errors import JournalError, OfferInvalid, Overloaded, Unavailable, WrongCluster
 from journal.gate import unpack_batch
 from journal.limits import Limits
-from journal.offers import Adjust, Offer, Put, Reason, Rejected, pack_batch, pack_offer
+from journal.offers import Adjust, Offer, Put, RawBatch, Reason, Rejected, Verdict, pack_batch, pack_offer
 
 from .fake import LATENCY_S, FakeCluster, Fate, Faults, client
 
@@ -345,19 +345,57 @@ async def test_a_forgotten_client_offers_anew_under_a_newer_base(autojump_clock:
         assert await journal.offer_many([put(b"c"), put(b"d")]) == [4, 5]
 
 
-async def test_a_client_that_is_forgotten_for_ever_is_told_so(autojump_clock: object) -> None:
+async def test_a_forgotten_client_waits_for_a_revision_that_is_believed(autojump_clock: object) -> None:
+    """The floor is above the present revision: to offer again under the same base would be in vain."""
+    cluster = FakeCluster()
+    async with client(cluster) as journal, trio.open_nursery() as nursery:
+        await journal.put(b"a", b"")
+        cluster.journal.forget(journal._submitter.client)
+        sent = len(cluster.journal.submissions)
+        nursery.start_soon(journal.put, b"b", b"")
+        await trio.sleep(0.5)
+        assert len(cluster.journal.submissions) == sent + 1, "it was refused once, and waits"
+        cluster.journal.fold(foreign_batch())
+    assert [commit.changes[0].key for commit in cluster.journal.commits] == [b"a", b"foreign", b"b"]
+    assert len(cluster.journal.submissions) == sent + 3
+
+
+async def test_a_client_that_is_forgotten_for_ever_is_told_so(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = FakeCluster()
+    fold = cluster.journal.fold
+
+    def forgetful(raw: RawBatch) -> list[Verdict]:
+        """Somebody else is always faster, and is forgotten at once."""
+        verdicts = fold(raw)
+        fold(foreign_batch(cluster.journal.revision))
+        cluster.journal.forgotten_floor = cluster.journal.revision + 1
+        return verdicts
+
+    async with client(cluster) as journal:
+        cluster.journal.forgotten_floor = 1
+        monkeypatch.setattr(cluster.journal, "fold", forgetful)
+        with pytest.raises(Unavailable, match="was not committed"):
+            await journal.put(b"a", b"")
+        assert acked(journal) == next_sequence(journal)
+    assert {client for client, _sequence in cluster.journal.applied} == {b"foreign"}
+
+
+async def test_a_client_whose_base_is_never_believed_gives_up_at_its_deadline(autojump_clock: object) -> None:
     cluster = FakeCluster()
     async with client(cluster) as journal:
         cluster.journal.forgotten_floor = 1_000
-        with pytest.raises(Unavailable, match="was not committed"):
+        with pytest.raises(Unavailable, match="will not be committed"):
             await journal.put(b"a", b"")
         assert acked(journal) == next_sequence(journal)
     assert cluster.journal.revision == 0
 
 
-def foreign_batch() -> Any:
+def foreign_batch(sequence: int = 0) -> Any:
     """A batch of another client, which moves the revision."""
-    return unpack_batch(pack_batch(b"foreign", 0, 10**6, [pack_offer(0, put(b"foreign"))]), Limits())
+    packed = [pack_offer(sequence, put(b"foreign"))]
+    return unpack_batch(pack_batch(b"foreign", sequence, 10**6, packed), Limits())
 
 
 # -- deadlines, cancellation, withdrawal ---------------------------------------------------

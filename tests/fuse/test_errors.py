@@ -75,16 +75,21 @@ def start_again(cluster: FuseCluster, node: int, journal: SyncJournal) -> None:
 def test_a_disk_that_fails_stops_its_node_at_once_and_the_rest_goes_on(
     cluster: FuseCluster, journal: SyncJournal, operation: str
 ) -> None:
-    """The leader, then a follower. What failed is never tried again."""
+    """The leader, then a follower. What failed is never tried again.
+
+    The kernel hands a write that begins within a page on in two pieces; where the second one fails, the
+    node is told of a short write, and goes on with the rest: so that has to fail, too.
+    """
+    times = 2 if operation == "write" else 1
     for node in (cluster.leader(), follower(cluster)):
         assert node is not None
         disk = cluster.disks[node]
-        disk.fail(operation, errno.EIO, files="*.log", times=1)
+        disk.fail(operation, errno.EIO, files="*.log", times=times)
         for number in range(20):
             journal.put(b"key/%d" % number, b"%d" % node)
         assert "Input/output error" in ended(cluster, node)
         seen = disk.look()
-        assert seen["counts"][f"failed {operation}"] == 1
+        assert 1 <= seen["counts"][f"failed {operation}"] <= times
         assert seen["after_failed_sync"] == []
         journal.put(b"without it", b"1")
         lost = cluster.lose_power(node)

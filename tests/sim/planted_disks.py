@@ -12,6 +12,8 @@ from journal.client.router import Router
 from journal.errors import StorageFailed
 from journal.identities import Identities
 from journal.node import Node
+from journal.node_upkeep import Upkeep
+from journal.paxos.leader import Leadership
 from journal.paxos.membership import Membership
 from journal.snapshots import serve
 from journal.snapshots.records import FAMILIES, walk
@@ -38,6 +40,21 @@ WIPED = ("wipe_s=1", "wiped_returns=yes", "members_s=0", "spoiled_max=1")
 core_mutant("a_new_membership_rules_at_once", 200, *MEMBERS)
 
 
+@mutant(100, *MEMBERS, "window_slots=32")
+def counts_a_commit_from_two_memberships(patch: pytest.MonkeyPatch) -> None:
+    """Beside the voters of the slot those count that were chosen since, and rule later ones."""
+
+    def on_accepted(self: Leadership, sender: NodeId, slots: Iterable[Slot], now: float) -> None:
+        told = list(slots)
+        for slot in told:
+            if slot in self._in_flight and sender in self._memberships.latest.voter_ids:
+                self._in_flight[slot].acks.add(sender)
+        original(self, sender, told, now)
+
+    original = Leadership.on_accepted
+    patch.setattr(Leadership, "on_accepted", on_accepted)
+
+
 @mutant(100, *MEMBERS, "crash_s=0.5")
 def memberships_are_forgotten_on_restart(patch: pytest.MonkeyPatch) -> None:
     def memberships(self: LogStore, mended: list[Write]) -> list[tuple[Slot, Membership]]:
@@ -55,6 +72,18 @@ def a_snapshot_without_the_dedupe_table(patch: pytest.MonkeyPatch) -> None:
         return walk(view, after, [family for family in families if family != SESSION])
 
     patch.setattr(serve, "walk", forgetful)
+
+
+@mutant(200, *BEHIND, "flush_interval_s=1", "power_s=0.5", "power_at_the_end=yes", "log_trim_step_slots=50")
+def compacts_what_is_not_applied_on_the_disk(patch: pytest.MonkeyPatch) -> None:
+    """The log of slots goes whose folds are in memory only, and before them."""
+
+    def trim_step(self: Upkeep) -> list[Write]:
+        end = Slot(self._space.applied + 1)
+        self._writer.log(self._space.slots.trim_step(end, self._config.limits.log_trim_step_slots))
+        return []
+
+    patch.setattr(Upkeep, "_trim_step", trim_step)
 
 
 @mutant(200, *BEHIND, "install_crash=1", "snapshot_step_records=3")

@@ -23,6 +23,8 @@ FOUND = {
     281: "a removed node was needed still when the change was answered",
     332: "views of snapshots that were read to their end kept a third node from its own",
     557: "a node that knew none of the present members could not answer those that called it",
+    767: "no new client was served where the clients that were forgotten had been rejected last",
+    875: "the same",
 }
 """Seeds that once found a bug of the journal, and which. A seed means the same run only for as long
 as what is drawn does not change, so each bug has a directed test of its own, too."""
