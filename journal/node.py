@@ -96,8 +96,9 @@ INBOX_MESSAGES_MAX = 20_000
 GATHER_S_MAX = 0.02
 """Offers wait so long at most for a write to end, to go with all that came meanwhile."""
 
-COMPANY_WAIT_S = 0.002
-"""How long after the last slot the next one comes, where slots carry the calls of several clients."""
+COMPANY_WAIT_S, COMPANY_WAIT_S_MAX = 0.0005, 0.005
+"""How long after the last slot the next one comes where slots carry the calls of several clients: so long
+for each of them. It is somewhat more than a call takes a node: the more there are, the more come together."""
 COMPANY_MIN, COMPANY_KEPT = 1.5, 0.9
 """Slots carry several where the last one did, or where what is kept of those before it says so."""
 
@@ -425,7 +426,8 @@ class Node:
             return inf
         if self._company < COMPANY_MIN:
             return 0.0
-        return max(0.0, self._proposed_at + COMPANY_WAIT_S - now)
+        wait_s = min(self._company * COMPANY_WAIT_S, COMPANY_WAIT_S_MAX)
+        return max(0.0, self._proposed_at + wait_s - now)
 
     def _membership_lags(self) -> bool:
         """Whether no-ops are needed before the newest membership rules the next slot to be proposed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 from trio.testing import MockClock
 
-from journal.node import COMPANY_WAIT_S, Node
+from journal.node import COMPANY_WAIT_S_MAX, Node
 from journal.types import Slot
 from tests.node.cluster import Cluster, put, running, submit
 
@@ -38,7 +38,7 @@ async def test_a_lone_client_never_waits_for_company(autojump_clock: MockClock) 
         leader = await leader_at_rest(cluster)
         seconds, slots = await rounds(leader, 1, 50)
         assert slots == 50
-        assert seconds < COMPANY_WAIT_S
+        assert seconds < COMPANY_WAIT_S_MAX / 5
 
 
 async def test_clients_that_come_one_by_one_share_slots(autojump_clock: MockClock) -> None:
@@ -53,9 +53,9 @@ async def test_company_is_forgotten(autojump_clock: MockClock) -> None:
     async with running(1) as cluster:
         leader = await leader_at_rest(cluster)
         await rounds(leader, 8, 10)
-        await rounds(leader, 1, 30)
+        await rounds(leader, 1, 40)
         seconds, _slots = await rounds(leader, 1, 10)
-        assert seconds < COMPANY_WAIT_S
+        assert seconds < COMPANY_WAIT_S_MAX / 5
 
 
 async def test_the_wait_ends_by_itself(autojump_clock: MockClock) -> None:
@@ -65,4 +65,4 @@ async def test_the_wait_ends_by_itself(autojump_clock: MockClock) -> None:
         await rounds(leader, 8, 5)
         began = trio.current_time()
         await submit(leader, put("last"))
-        assert trio.current_time() - began <= 2 * COMPANY_WAIT_S
+        assert trio.current_time() - began <= 2 * COMPANY_WAIT_S_MAX
