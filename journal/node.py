@@ -67,6 +67,7 @@ from journal.node_steering import Steering
 from journal.node_upkeep import Upkeep
 from journal.node_writer import Writer
 from journal.offers import GROWING, Verdict
+from journal.pace import Pace
 from journal.paxos import Role
 from journal.paxos.changes import MemberChange
 from journal.paxos.effects import SendEntries
@@ -92,15 +93,6 @@ from journal.types import NodeId, Revision, Slot
 
 INBOX_MESSAGES_MAX = 20_000
 """Envelopes that wait for the loop; more are dropped, which the protocol tolerates."""
-
-GATHER_S_MAX = 0.02
-"""Offers wait so long at most for a write to end, to go with all that came meanwhile."""
-
-COMPANY_WAIT_S, COMPANY_WAIT_S_MAX = 0.0005, 0.005
-"""How long after the last slot the next one comes where slots carry the calls of several clients: so long
-for each of them. It is somewhat more than a call takes a node: the more there are, the more come together."""
-COMPANY_MIN, COMPANY_KEPT = 1.5, 0.9
-"""Slots carry several where the last one did, or where what is kept of those before it says so."""
 
 FOLD_OFFERS_PER_TURN = 2_000
 """A node that catches up folds this many offers, then lets the loop turn."""
@@ -160,6 +152,7 @@ class Node:
         self._writer.log_writes.extend(start.mended)
         self.tails = TailHub(self.space, self._log, config.limits)
         self._admission = Admission(self.space, config.limits, self.tails.label_of)
+        self._pace = Pace(slots_max=config.pipeline_slots_max, full_bytes=config.limits.batch_bytes_max // 2)
         self._leases = LeaseKeeper(
             self.space, self._standing, self._admission, config.limits, clock, self.counters, log
         )
@@ -222,9 +215,6 @@ class Node:
 
         self._tick_due = False
         self._stopping = False
-        self._company = 0.0
-        """About how many submissions a slot has carried of late."""
-        self._proposed_at = 0.0
         self._stop_deadline: float | None = None
         self._stopped = trio.Event()
         self._was_leading: tuple[bool, object] = (False, None)
@@ -388,7 +378,7 @@ class Node:
         while core.can_propose and self._membership_lags():
             core.propose(NOOP, now)
         while core.can_propose and self._admission.waiting:
-            if (wait_s := self._wait_for_company(now)) > 0:
+            if (wait_s := self._wait_s(now)) > 0:
                 if wait_s < inf:
                     self._driver.wake_in(wait_s)
                 return
@@ -400,34 +390,20 @@ class Node:
             self._admission.proposed(slot, proposal, now)
             counters = self.counters
             offers = proposal.offers
-            self._company = max(float(len(proposal.parts)), self._company * COMPANY_KEPT)
-            self._proposed_at = now
+            self._pace.proposed(len(proposal.parts), now)
             counters.entries_proposed += 1
             counters.offers_proposed += offers
             counters.entry_offers.observe(offers)
             self._drain(now)
 
-    def _wait_for_company(self, now: float) -> float:
-        """Return how long, from now, offers wait for others to share a slot with. 0: they are to be proposed;
-        inf: what they wait for brings a turn by itself.
-
-        Natural batching: while a write is under way offers gather, though not for long, for a quorum without
-        this disk can commit, and a disk that stalls is to stop nobody; and while enough slots are in flight.
-
-        Clients that send each offer in a call of its own come back one by one, and not before those of an
-        earlier slot have been answered: a slot for each one or two of them would leave a node no time to
-        take in more (docs/performance.md). So where slots have carried the calls of several clients of late,
-        the next one comes a little after the last. Alone, a client never waits.
-        """
-        if self._admission.waiting_bytes >= self.config.limits.batch_bytes_max // 2:
-            return 0.0
-        writes = self._writer.is_writing and self._writer.under_way_s < GATHER_S_MAX
-        if writes or self._core.slots_in_flight >= self.config.pipeline_slots_max:
-            return inf
-        if self._company < COMPANY_MIN:
-            return 0.0
-        wait_s = min(self._company * COMPANY_WAIT_S, COMPANY_WAIT_S_MAX)
-        return max(0.0, self._proposed_at + wait_s - now)
+    def _wait_s(self, now: float) -> float:
+        """Return how long offers that wait are to wait for others to share a slot with (``pace``)."""
+        return self._pace.wait_s(
+            now,
+            bytes=self._admission.waiting_bytes,
+            slots_in_flight=self._core.slots_in_flight,
+            write_s=self._writer.under_way_s if self._writer.is_writing else None,
+        )
 
     def _membership_lags(self) -> bool:
         """Whether no-ops are needed before the newest membership rules the next slot to be proposed."""
@@ -655,7 +631,7 @@ class Node:
         ):
             raise full
         self._admission.submit(batch, reply)
-        wait_s = self._wait_for_company(self._clock.now())
+        wait_s = self._wait_s(self._clock.now())
         if wait_s == 0:
             self._wake()
         elif wait_s < inf:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import trio
 from trio.testing import MockClock
 
-from journal.node import COMPANY_WAIT_S_MAX, Node
+from journal.node import Node
+from journal.pace import COMPANY_WAIT_S_MAX
 from journal.types import Slot
 from tests.node.cluster import Cluster, put, running, submit
 

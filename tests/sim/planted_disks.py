@@ -184,5 +184,5 @@ def keep_alives_wait_behind_offers(patch: pytest.MonkeyPatch) -> None:
 @mutant(200, shape=only_slow_disks)
 def a_leader_waits_for_its_own_disk(patch: pytest.MonkeyPatch) -> None:
     """What was fixed, planted again, with the client as it was: offers gather until its write ends."""
-    patch.setattr("journal.node.GATHER_S_MAX", 1e9)
+    patch.setattr("journal.pace.GATHER_S_MAX", 1e9)
     keep_alives_wait_behind_offers(patch)
