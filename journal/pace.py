@@ -4,7 +4,7 @@ A slot costs its nodes about the same whatever is in it: a synced write each, fo
 under load offers should share slots, and alone none should wait. Three rules come to that:
 
 * *Natural batching.* While a write is under way offers gather, though not for long: a quorum without this
-  disk can commit, and a disk that stalls is to stop nobody. They gather while enough slots are in flight, too.
+  disk can commit, and a disk that stalls is to stop nobody. So they do while enough slots are in flight.
 * *A full slot does not wait.*
 * *Company.* Clients that send each offer in a call of its own come back one by one, when those of an earlier
   slot are answered. The disk is faster than that: a slot for each one or two of them left a
