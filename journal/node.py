@@ -1,4 +1,4 @@
-"""One node of the journal: the loop around the pure parts.
+"""One node of the journal: the shell around the pure parts.
 
 ::
 
@@ -6,22 +6,22 @@
                |-> send what need not be       |-> own acceptance back into the inbox
                |-> chosen -> fold -> verdicts, tails, reads
 
-Two tasks of one nursery do it. The *loop* never waits for the disk: it steps messages,
-proposes, sends, folds and answers. The *writer* takes all that has gathered since its
-last write and makes it durable in one batch; while it is away, everything that arrives
-gathers for the next (natural batching: under load batches grow, alone an offer waits
-for nobody). A third task only ticks; two more read what takes long, where it holds nobody
-up: for peers that are sent a snapshot, and of the disk.
+All of it happens in *turns*: plain functions that never wait (``_turn``). A turn steps messages, proposes,
+sends, folds and answers, and at its end has the *writer* make durable, in one batch, all that has gathered
+since its last write; while that is under way, everything that arrives gathers for the next (natural batching:
+under load batches grow, alone an offer waits for nobody). Who gives the turns and carries the batches is
+the *driver*. Tasks only tick, and read what takes long, where it holds nobody up: for peers that are sent a
+snapshot, and of the disk.
 
 What the fold writes to the space rides in the next batch of the log. It need not be
 synced before an answer: the entry it came from is durable on a quorum, and the fold is
 deterministic. Storage applies batches in order, so the applied slot on disk never runs
 ahead of what it folds.
 
-The node takes storage, transport, clock and randomness as arguments; a simulator swaps
-all four. Its methods are synchronous, take a callback where the answer comes later, and
+The node takes storage, transport, driver, clock and randomness as arguments; a simulator swaps
+them all. Its methods are synchronous, take a callback where the answer comes later, and
 may be called from the node's own OS thread in or outside of trio (grpc.aio's handlers run
-there in guest mode). Callbacks run inside the loop: they must not block nor raise.
+there in guest mode). Callbacks run inside a turn: they must not block nor raise.
 """
 
 from __future__ import annotations
