@@ -73,6 +73,10 @@ REJOINS_MAX = 3
 """The same for rejoining."""
 DISOWNED_LOOK_S = 0.5
 
+THREAD_SWITCH_S = 0.0005
+"""How long the loop may keep Python's interpreter from the disk's thread, which needs it twice a batch. With the
+usual 5 ms a busy leader's batches came to the disk that much later (docs/performance.md)."""
+
 REJOIN = (
     "look at the disk before you start node {node} again. If it comes back with the same words, its data is"
     " lost, and with it its vote: `synod member remove {node}`, then let a new node with a new number and an"
@@ -337,6 +341,7 @@ async def _run_node(options: NodeOptions, log: FilteringBoundLogger) -> None:
         if options.rejoin:
             beside.append(partial(_stop_when_disowned, node))
         calm_the_collector()
+        sys.setswitchinterval(THREAD_SWITCH_S)
         await run_served(node, server, log, beside)
         if options.rejoin and node.disowned:
             raise Disowned(node.disowned)
