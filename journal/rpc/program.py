@@ -74,8 +74,8 @@ REJOINS_MAX = 3
 DISOWNED_LOOK_S = 0.5
 
 THREAD_SWITCH_S = 0.0005
-"""How long the loop may keep Python's interpreter from the disk's thread, which needs it twice a batch. With the
-usual 5 ms a busy leader's batches came to the disk that much later (docs/performance.md)."""
+"""How long the loop may keep Python's interpreter from the disk's thread, which needs it twice a batch. With
+the usual 5 ms a busy leader's batches came to the disk that much later (docs/performance.md)."""
 
 REJOIN = (
     "look at the disk before you start node {node} again. If it comes back with the same words, its data is"
