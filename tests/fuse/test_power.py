@@ -18,8 +18,8 @@ SKIPS_SYNCS = """
 import sys
 from itertools import count
 from journal.storage.leveldb import LevelDBStorage
-whole, number = LevelDBStorage._write, count()
-LevelDBStorage._write = lambda self, writes, sync: whole(self, writes, sync and next(number) < 40)
+whole, number = LevelDBStorage.write_now, count()
+LevelDBStorage.write_now = lambda self, writes, *, sync: whole(self, writes, sync=sync and next(number) < 40)
 from synod.cli.app import run
 sys.exit(run(sys.argv[1:]))
 """
