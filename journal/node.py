@@ -81,6 +81,7 @@ from journal.paxos.messages import (
     Learned,
     Message,
     Trimmed,
+    message_bytes,
 )
 from journal.snapshots.serve import SnapshotPart
 from journal.standing import Standing
@@ -325,6 +326,7 @@ class Node:
         inbox, self._inbox = self._inbox, []
         if self._identities.disowned:
             return
+        taken = 0
         for envelope in inbox:
             try:
                 if isinstance(envelope.message, SNAPSHOT_MESSAGES):
@@ -333,14 +335,19 @@ class Node:
                     answers, repaired = self._care.step(envelope.sender, envelope.message, self.space)
                     self._send(answers)
                     self._writer.log(repaired)
-                elif not self._has_no_room_for(envelope.message):
+                elif not self._has_no_room_for(envelope.message, taken):
+                    taken += message_bytes(envelope.message)
                     self._core.step(envelope, now)
             except ProtocolViolation as violation:
                 self._logger.warning("peer.violation", peer=envelope.sender, reason=str(violation))
 
-    def _has_no_room_for(self, message: Message) -> bool:
-        """Whether it brings what would wait for the disk for too long. It comes again, or is asked for."""
-        return self._is_behind_its_disk and isinstance(message, (Accept, Learned))
+    def _has_no_room_for(self, message: Message, taken: int) -> bool:
+        """Whether it brings what would wait for the disk for too long. It comes again, or is asked for.
+
+        ``taken``: bytes of this turn's messages, which are queued for the disk at its end only.
+        """
+        waiting = self._writer.log_bytes + taken
+        return waiting >= self.config.limits.write_queue_bytes_max and isinstance(message, (Accept, Learned))
 
     @property
     def _is_behind_its_disk(self) -> bool:
@@ -377,7 +384,7 @@ class Node:
             self._commands.proposed(slot, command)
         while core.can_propose and self._membership_lags():
             core.propose(NOOP, now)
-        while core.can_propose and self._admission.waiting:
+        while core.can_propose and self._admission.waiting and not self._is_behind_its_disk:
             if (wait_s := self._wait_s(now)) > 0:
                 if wait_s < inf:
                     self._driver.wake_in(wait_s)

@@ -261,3 +261,16 @@ class Envelope(NamedTuple):
     sender: NodeId
     to: NodeId
     message: Message
+
+
+def message_bytes(message: Message) -> int:
+    """Return about how many bytes a peer message takes in a queue, of messages or of writes."""
+    if isinstance(message, Accept):
+        return 96 + len(message.value)
+    if isinstance(message, Promise):
+        return 96 + sum(64 + len(item.value) for item in message.accepted) + 48 * len(message.lost)
+    if isinstance(message, (Learned, Shown)):
+        return 96 + sum(64 + len(item.value) for item in message.entries)
+    if isinstance(message, SnapshotChunk):
+        return 96 + len(message.after) + len(message.records) + len(message.end)
+    return 96

@@ -187,19 +187,6 @@ def unpack_message(envelope: px.Envelope, sender: NodeId, to: NodeId) -> Envelop
     return Envelope(sender, to, _MESSAGES_BACK[kind](getattr(envelope, kind)))
 
 
-def message_bytes(message: Message) -> int:
-    """Return about how many bytes a peer message takes in a queue."""
-    if isinstance(message, Accept):
-        return 96 + len(message.value)
-    if isinstance(message, Promise):
-        return 96 + sum(64 + len(item.value) for item in message.accepted) + 48 * len(message.lost)
-    if isinstance(message, Learned | Shown):
-        return 96 + sum(64 + len(item.value) for item in message.entries)
-    if isinstance(message, SnapshotChunk):
-        return 96 + len(message.after) + len(message.records) + len(message.end)
-    return 96
-
-
 # -- typed offers -------------------------------------------------------------------------
 
 

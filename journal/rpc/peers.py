@@ -35,10 +35,10 @@ from google.protobuf.message import DecodeError
 from structlog.typing import FilteringBoundLogger
 
 from journal.errors import JournalError, ProtocolViolation, Unavailable, WrongCluster
-from journal.paxos.messages import Accept, Envelope, Heartbeat, Message
+from journal.paxos.messages import Accept, Envelope, Heartbeat, Message, message_bytes
 from journal.rpc import methods
 from journal.rpc.channels import channel_options
-from journal.rpc.codec import message_bytes, pack_message, unpack_message
+from journal.rpc.codec import pack_message, unpack_message
 from journal.rpc.errors import error_of_call
 from journal.rpc.pb import paxos_pb2 as px
 from journal.rpc.pulse import PING_INTERVAL_S, Pulse

@@ -26,7 +26,7 @@ from journal.node import NodeConfig
 from journal.offers import LeaseGrant, Offer, Put, Reason, Rejected, pack_batch, pack_offer
 from journal.paxos import PaxosConfig
 from journal.paxos.effects import Effects
-from journal.paxos.messages import AcceptedValue
+from journal.paxos.messages import Accept, AcceptedValue, Envelope
 from journal.storage import Write
 from journal.storage.log import LogStore
 from journal.storage.memory import MemoryStorage
@@ -453,6 +453,23 @@ async def test_what_waits_for_a_slow_disk_is_bounded(autojump_clock: MockClock) 
         slow._writer.storage = whole
         await trio.sleep(30)
         await submit(leader, put("last"))
+
+
+async def test_what_one_turn_takes_in_for_a_slow_disk_is_bounded(autojump_clock: MockClock) -> None:
+    """Found by the simulator: what came in together was counted against the bound only when all was in."""
+    bound = 20_000
+    async with running(3, Limits(write_queue_bytes_max=bound)) as cluster:
+        leader = await cluster.leader()
+        await submit(leader, put("first"))
+        slow = next(node for node in cluster.nodes.values() if node is not leader)
+        await cluster.until(lambda: slow.space.revision == 1)
+        ballot, here, now = leader._core.ballot, slow.config.node, trio.current_time()
+        entry = pack_offers(0, [pack_batch(b"c", 0, 0, [pack_offer(1, put("key", "v" * 1000))])])
+        for slot in range(slow._core.chosen + 1, slow._core.chosen + 101):
+            slow._inbox.append(Envelope(leader.config.node, here, Accept(ballot, Slot(slot), entry, Slot(1))))
+        slow._step_inbox(now)
+        slow._drain(now)
+        assert bound / 2 < slow._writer.log_bytes < bound + 2_000
 
 
 async def test_a_leader_with_too_much_waiting_for_its_disk_proposes_no_more(

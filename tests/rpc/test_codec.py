@@ -31,9 +31,8 @@ from journal.offers import (
     pack_offer,
 )
 from journal.paxos import messages
-from journal.paxos.messages import Message
+from journal.paxos.messages import Message, message_bytes
 from journal.rpc.codec import (
-    message_bytes,
     pack_message,
     pack_typed_batch,
     pack_verdict,

@@ -23,6 +23,7 @@ FOUND = {
     281: "a removed node was needed still when the change was answered",
     332: "views of snapshots that were read to their end kept a third node from its own",
     557: "a node that knew none of the present members could not answer those that called it",
+    470: "what came in together was counted against the bound of what waits for the disk when all was in",
     767: "no new client was served where the clients that were forgotten had been rejected last",
     875: "the same",
 }

@@ -303,9 +303,11 @@ class Watch:
                 (
                     "bytes waiting for the disk",
                     node._writer.log_bytes,
-                    # What one turn of the loop takes in is not counted until its end.
+                    # Beyond the limit goes the last message that was taken in, and what a new leader proposes
+                    # again.
                     limits.write_queue_bytes_max
-                    + 2 * (ahead + limits.window_slots_max) * self._entry_bytes_max,
+                    + limits.learn_bytes_max
+                    + (ahead + limits.window_slots_max) * self._entry_bytes_max,
                 ),
                 ("slots in flight", core.slots_in_flight, limits.window_slots_max),
             ):
