@@ -27,6 +27,9 @@ from journal.types import Revision, Slot
 
 COMPACT_RECORDS_PER_STEP = 200
 COMPACT_STEPS_PER_TURN = 5
+LOGGED_PARTS = 16
+"""There is a look at what is left on the disk whenever values of this part of its reserve were logged. Each
+is written about four times: to the log, the space and its history, and again when LevelDB makes tables."""
 COMPACT_TURN_S = 0.001
 """No further step is begun in a tick after this long. So letting go takes a twenty-fifth of the loop's time
 at most, and lets go of up to 40,000 records a second where the machine has nothing else to do."""
@@ -62,6 +65,7 @@ class Upkeep:
         self._retention = Retention(config.retain_revisions, config.retain_s)
         self._is_proposing = False
         self._is_due = trio.Event()
+        self._logged_at_look = 0
         self.size_bytes = 0
         """What the data takes on the disk, as of the last look."""
         self._looked(*self._look())
@@ -83,7 +87,7 @@ class Upkeep:
         asked: list[Envelope] = []
         if care.repair.damaged and not is_silent:
             asked = care.ask(now, core.membership.nodes)
-        if care.is_space_due(now) or (care.is_scrub_due(now) and not installing):
+        if self._is_space_due(now) or (care.is_scrub_due(now) and not installing):
             self._is_due.set()
         return asked
 
@@ -93,7 +97,8 @@ class Upkeep:
         while True:
             await self._is_due.wait()
             self._is_due = trio.Event()
-            if care.is_space_due(self._clock.now()):
+            if self._is_space_due(self._clock.now()):
+                self._logged_at_look = self._writer.logged_bytes
                 self._looked(*await storage.aside(self._look))
             catch_up = self._snapshots.catch_up
             if care.is_scrub_due(self._clock.now()) and not catch_up.is_installing:
@@ -101,6 +106,15 @@ class Upkeep:
                 with closing(storage.view()) as view:
                     found = await storage.aside(partial(care.scrub_step, view))
                 care.scrubbed([] if catch_up.is_installing else found, self._clock.now())
+
+    def _is_space_due(self, now: float) -> bool:
+        """Whether to ask how much is left: now and then, and when much was written since.
+
+        A fast journal writes more between two looks than the reserve holds.
+        """
+        reserve = self._config.limits.disk_reserve_bytes
+        logged = self._writer.logged_bytes - self._logged_at_look
+        return self._care.is_space_due(now) or logged * LOGGED_PARTS > reserve > 0
 
     def _look(self) -> tuple[int | None, int]:
         free = self._disk_free()

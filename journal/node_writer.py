@@ -63,6 +63,8 @@ class Writer:
         """Of the acceptor: synced."""
         self.log_bytes = 0
         """Values in ``log_writes``."""
+        self.logged_bytes = 0
+        """Values of the log taken to be written since the start."""
         self.space_writes: list[Write] = []
         self.learners: list[SendEntries] = []
         """To be answered from the log: only behind the write of what was drained with the request."""
@@ -158,6 +160,7 @@ class Writer:
             batch.writes = self.log_writes + self.space_writes
             batch.folded = self._host.folded()
             self.log_writes, self.space_writes = [], []
+            self.logged_bytes += self.log_bytes
             self.log_bytes = 0
             self._flush_wanted = False
             self.batches += 1

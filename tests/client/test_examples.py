@@ -15,7 +15,7 @@ SAID = {
     "failover.py": ["each exactly once: True 500 offers"],
     "lease.py": ["sure to be alive: True True", "after the block: None", "is lost"],
     "offer.py": ["the second claim is refused", "'cpu' is at 1", "1000 of 1000 accepted"],
-    "read.py": ["b'blue'", "it was b'red'", "page of 1000 keys"],
+    "read.py": ["b'blue'", "it was b'red'", "page of 5000 keys"],
     "replica.py": ["with 1 keys", "deleted", "b'example/replica/b' b'2'"],
     "tail.py": ["step 0", "step 4", "value 4", "read up to revision"],
     "transact.py": ["ann, bob: [b'0', b'10']"],

@@ -370,6 +370,22 @@ async def test_a_full_disk_refuses_what_grows_and_nothing_else(autojump_clock: o
         await submit(leader, put("more"))
 
 
+async def test_a_disk_that_fills_up_between_two_looks_is_noticed(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fast journal once wrote more within a second than the reserve held, and a node ran out of space."""
+    monkeypatch.setattr("journal.disk_care.SPACE_CHECK_INTERVAL_S", 3_600.0)
+    async with running(1, SMALL) as cluster:
+        leader = await cluster.leader()
+        storage = storage_of(cluster, 1)
+        leave(storage, 2 * RESERVE)
+        with pytest.raises(SpaceFull):
+            for number in range(400):
+                await submit(leader, put(f"key {number}", "v" * 1_000))
+                await trio.sleep(leader.config.tick_interval_s)
+        assert (storage.free_bytes() or 0) > RESERVE / 2
+
+
 async def test_what_was_accepted_before_the_disk_filled_up_is_still_answered(autojump_clock: object) -> None:
     async with running(1, SMALL) as cluster:
         leader = await cluster.leader()
