@@ -42,13 +42,14 @@ class Index(Generic[M]):
         self._of: dict[Label, set[M] | SortedSet] = {}
 
     def change(self, member: M, old: Sequence[Label], new: Sequence[Label]) -> None:
-        """Take ``member`` from its old labels to its new ones."""
+        """Take ``member`` from its old labels to its new ones. One may be there twice: a service that deploys
+        what it runs already has its definition's label of both deployments."""
         if old == new:
             return
         for label in old:
-            if label in new:
+            members = None if label in new else self._of.get(label)
+            if members is None:
                 continue
-            members = self._of[label]
             members.discard(member)
             if not members:
                 del self._of[label]

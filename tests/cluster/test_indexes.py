@@ -263,3 +263,18 @@ def test_labels_of_a_service_go_with_its_records() -> None:
     state.apply(NaiveCommit(Revision(2), (NaiveChange(keys.service(C, "web"), None),)))
     assert state.service_count(C) == 0
     assert state.service(C, "web") is None
+
+
+@pytest.mark.parametrize(
+    "new", [[], [("a", "2")], [("a", "1")], [("a", "1"), ("a", "1"), ("b", "1")]], ids=str
+)
+def test_a_label_that_is_there_twice_goes_as_one(new: list[tuple[str, ...]]) -> None:
+    index = Index[str]()
+    twice = [("a", "1"), ("a", "1")]
+    index.change("member", [], twice)
+    assert list(index.of(("a", "1"))) == ["member"]
+    index.change("member", twice, new)
+    for label in {*twice, *new}:
+        assert list(index.of(label)) == (["member"] if label in new else [])
+    index.change("member", new, [])
+    assert not index._of
