@@ -114,4 +114,5 @@ class HostDriver:
                 self._fail(raised)
             # At once, and not when the handlers that are ready have had theirs: what is durable is to go on.
             self._take_turn()
-        self._idle.set()
+        if self._written is None:  # else that turn has begun the next batch
+            self._idle.set()

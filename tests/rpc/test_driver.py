@@ -63,14 +63,15 @@ class GatedStorage(MemoryStorage):
 
     def __init__(self) -> None:
         super().__init__()
-        self.gate = threading.Event()
+        self.gate = threading.Semaphore(0)
+        """Each release lets one write through."""
 
     async def write(self, writes: Iterable[Write], *, sync: bool) -> None:
-        await trio.to_thread.run_sync(self.gate.wait)
-        await super().write(writes, sync=sync)
+        await trio.to_thread.run_sync(self.gate.acquire)
+        MemoryStorage.write_now(self, writes, sync=sync)
 
     def write_now(self, writes: Iterable[Write], *, sync: bool) -> None:
-        self.gate.wait()
+        self.gate.acquire()
         super().write_now(writes, sync=sync)
 
 
@@ -160,7 +161,7 @@ def test_turns_go_on_while_the_disk_is_busy(drive: Callable[[Case], None]) -> No
                 driver.wake()
                 await turns.upto(count)
             assert not told.is_set()
-            storage.gate.set()
+            storage.gate.release()
             await told.wait()
             nursery.cancel_scope.cancel()
 
@@ -225,10 +226,46 @@ def test_a_batch_under_way_at_the_end_is_stored_and_told(drive: Callable[[Case],
                 for _ in range(20):
                     await trio.lowlevel.checkpoint()
                 assert not ended.is_set()
-                storage.gate.set()
+                storage.gate.release()
 
             driver.wake()
             nursery.start_soon(cancelled)
         assert told == [b"value"]
+
+    drive(case)
+
+
+def test_a_batch_begun_in_the_turn_after_another_is_waited_for_at_the_end(
+    drive: Callable[[Case], None],
+) -> None:
+    async def case(driver: Driver) -> None:
+        storage, turns, told = GatedStorage(), Turns(), []
+        ended = trio.Event()
+
+        def write(number: int) -> None:
+            driver.write(storage, [(b"key", b"")], sync=True, written=lambda: told.append(number))
+
+        def turn() -> None:
+            turns()
+            if turns.count <= 2:
+                write(turns.count)
+
+        async def let_through(scope: trio.CancelScope) -> None:
+            await turns.upto(1)
+            storage.gate.release()
+            await turns.upto(2)  # the second batch is under way
+            scope.cancel()
+            for _ in range(20):
+                await trio.lowlevel.checkpoint()
+            assert (told, ended.is_set()) == ([1], False)
+            storage.gate.release()
+
+        async with trio.open_nursery() as nursery:
+            driver.wake()
+            with trio.CancelScope() as scope:
+                nursery.start_soon(let_through, scope)
+                await driver.run(turn)
+            ended.set()
+        assert told == [1, 2]
 
     drive(case)
