@@ -176,7 +176,7 @@ def a_keep_alive_is_confirmed_and_not_counted(patch: pytest.MonkeyPatch) -> None
     patch.setattr(LeaseClock, "renew", lambda self, lease, ttl_ms, since: None)
 
 
-@mutant(200, "pause_node_s=1", "down_s=0.1")
+@mutant(400, "pause_node_s=1", "down_s=0.1")
 def time_that_stood_still_expires_leases(patch: pytest.MonkeyPatch) -> None:
     def tick(self: LeaseClock, leases: dict[int, LeaseTerm], now: float) -> list[int]:
         self._ticked = now if self._ticked is not None else None

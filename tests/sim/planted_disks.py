@@ -74,7 +74,7 @@ def a_snapshot_without_the_dedupe_table(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(serve, "walk", forgetful)
 
 
-@mutant(200, *BEHIND, "flush_interval_s=1", "power_s=0.5", "power_at_the_end=yes", "log_trim_step_slots=50")
+@mutant(400, *BEHIND, "flush_interval_s=1", "power_s=0.5", "power_at_the_end=yes", "log_trim_step_slots=50")
 def compacts_what_is_not_applied_on_the_disk(patch: pytest.MonkeyPatch) -> None:
     """The log of slots goes whose folds are in memory only, and before them."""
 
