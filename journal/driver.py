@@ -87,13 +87,19 @@ class TrioDriver:
 
     async def _store(self) -> None:
         while True:
-            await self._taken.wait()
-            self._taken = trio.Event()
-            assert self._batch is not None
-            storage, writes, sync, written = self._batch
-            # Shielded: a batch that was taken and not written would leave a hole below the next one.
-            with trio.CancelScope(shield=True):
-                await storage.write(writes, sync=sync)
-            self._batch = None
-            written()
-            self.wake()
+            try:
+                await self._taken.wait()
+            finally:  # also where it is cancelled: what was handed over is stored all the same
+                self._taken = trio.Event()
+                await self._carry()
+
+    async def _carry(self) -> None:
+        if self._batch is None:
+            return
+        storage, writes, sync, written = self._batch
+        # Shielded: a batch that was taken and not written would leave a hole below the next one.
+        with trio.CancelScope(shield=True):
+            await storage.write(writes, sync=sync)
+        self._batch = None
+        written()
+        self.wake()
