@@ -11,7 +11,7 @@ Where to look:
 * ``paxos``: PURE. Agreement on the value of each slot.
 * ``space``: PURE. The versioned keys, the check and the fold.
 * ``storage``: durable records, in LevelDB or in memory.
-* ``node``: the loop that drives all of the above.
+* ``node``: the shell around all of the above; ``driver`` gives it its turns.
 * ``tail``: the fan-out of commits.
 * ``rpc``: the only place that knows gRPC, protobuf and asyncio.
 * ``client``, ``replica``: what programs use.

@@ -30,7 +30,7 @@ from journal.rpc.pb import admin_pb2
 from journal.rpc.pb import journal_pb2 as pb
 from journal.types import NodeId, Revision, Slot
 from journal.versions import Record
-from tests.rpc.harness import batch, guest, served, served_fake
+from tests.rpc.harness import Served, batch, guest, served, served_fake
 
 
 @guest
@@ -135,14 +135,18 @@ async def test_a_scan_in_parts_is_the_page_that_goes_on_from_part_to_part() -> N
         assert (len(nothing.items), nothing.next_key, nothing.revision) == (0, None, whole.revision)
 
 
+async def six_keys_in_three_parts(here: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("journal.rpc.service._SCAN_STEP_KEYS", 2)
+    for number in range(6):
+        await here.put(b"k%d" % number, b"old")
+
+
 @guest
 async def test_all_parts_are_of_one_revision_whatever_is_written_between_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with served() as here:
-        monkeypatch.setattr("journal.rpc.service._SCAN_STEP_KEYS", 2)
-        for number in range(6):
-            await here.put(b"k%d" % number, b"old")
+        await six_keys_in_three_parts(here, monkeypatch)
 
         async def ask() -> list[pb.ScanReply]:
             call: Any = here.channel.unary_stream(
@@ -173,9 +177,7 @@ async def test_a_scan_whose_revision_is_compacted_between_its_parts_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with served() as here:
-        monkeypatch.setattr("journal.rpc.service._SCAN_STEP_KEYS", 2)
-        for number in range(6):
-            await here.put(b"k%d" % number, b"old")
+        await six_keys_in_three_parts(here, monkeypatch)
         space, plain = here.node.space, here.node.space.page
         asked_for = []
 
