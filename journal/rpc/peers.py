@@ -27,6 +27,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import grpc
@@ -39,6 +40,7 @@ from journal.paxos.messages import Accept, Envelope, Heartbeat, Message, message
 from journal.rpc import methods
 from journal.rpc.channels import channel_options
 from journal.rpc.codec import pack_message, unpack_message
+from journal.rpc.eager import begin
 from journal.rpc.errors import error_of_call
 from journal.rpc.pb import paxos_pb2 as px
 from journal.rpc.pulse import PING_INTERVAL_S, Pulse
@@ -140,6 +142,8 @@ class GrpcTransport:
             link = self._links.get(to)
             if link is not None:
                 link.put(message)
+        for link in self._links.values():
+            link.flush()
 
     def set_peers(self, endpoints: Mapping[NodeId, str]) -> None:
         # Who becomes a member is to be recorded, and who leaves is to be told: both open a new stream.
@@ -406,7 +410,13 @@ class _Link:
         self._dropped = 0
         self._dropped_ever = 0
         self._why = "not reached yet"
-        self._wake: asyncio.Future[None] | None = None
+        self._call: grpc.aio.StreamStreamCall[Any, px.Empty] | None = None
+        """The stream, while it may be written to."""
+        self._broken: asyncio.Future[None] | None = None
+        """Done when that stream is at its end."""
+        self._is_writing = False
+        self._unwritten: deque[bytes] = deque()
+        """Parts of the parcel that is being written."""
         self._due = False
         """Whether what is queued is to be written now."""
         self._news_timer: asyncio.TimerHandle | None = None
@@ -417,7 +427,7 @@ class _Link:
         self._task = self._loop.create_task(self._run())
 
     def put(self, message: Message) -> None:
-        """Queue a message, or drop it (or, while offline, an older one)."""
+        """Queue a message, or drop it (or, while offline, an older one). ``flush`` when all are queued."""
         size = message_bytes(message)
         if self._bytes + size > (self._queue_bytes_max if self._connected else _OFFLINE_BYTES_MAX):
             if self._connected:
@@ -435,11 +445,11 @@ class _Link:
         now = self._loop.time()
         if not _is_news(message):
             self._company = now - self._news_at < _NEWS_DELAY_S
-            self.wake()
+            self._due = True
             return
         self._news_at = now
         if not self._company:
-            self.wake()
+            self._due = True
         elif self._news_timer is None:
             self._news_timer = self._loop.call_later(_NEWS_DELAY_S, self._without_company)
 
@@ -450,8 +460,33 @@ class _Link:
     def wake(self) -> None:
         """There is something to write."""
         self._due = True
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
+        self.flush()
+
+    def flush(self) -> None:
+        """Begin to write what is due, within this very call. What is due while a write is under way goes
+        behind it, in one parcel."""
+        call = self._call
+        if call is None or self._is_writing:
+            return
+        if not self._unwritten:
+            if not self._due:
+                self._dropped = 0
+                return
+            self._due = False
+            if not self._queue and not self._transport.pulse(self._peer).due:
+                return
+            self._unwritten.extend(self._parcels())
+        self._is_writing = True
+        begin(call.write(self._unwritten.popleft()), partial(self._written, call))
+
+    def _written(self, call: object, error: BaseException | None) -> None:
+        if call is not self._call:  # of a stream that is gone
+            return
+        self._is_writing = False
+        if error is None:
+            self.flush()
+        elif self._broken is not None and not self._broken.done():
+            self._broken.set_exception(error)
 
     def status(self) -> LinkStatus:
         pulse = self._transport.pulse(self._peer)
@@ -536,22 +571,21 @@ class _Link:
         self._why = ""
         self._dropped = 0
         self._log.info("peer.connected")
-        call.add_done_callback(lambda _call: self.wake())
-        pulse = self._transport.pulse(self._peer)
-        pings = self._loop.create_task(self._wake_for_pings(pulse))
-        self._due = True
+        broken = self._loop.create_future()
+
+        def end(_call: object) -> None:
+            if not broken.done():
+                broken.set_result(None)
+
+        call.add_done_callback(end)
+        pings = self._loop.create_task(self._wake_for_pings(self._transport.pulse(self._peer)))
+        self._call, self._broken, self._is_writing = call, broken, False
+        self._unwritten.clear()
         try:
-            while not call.done():
-                if not self._due:
-                    self._dropped = 0
-                    self._wake = self._loop.create_future()
-                    await self._wake
-                    self._wake = None
-                self._due = False
-                if self._queue or pulse.due:
-                    for parcel in self._parcels():
-                        await call.write(parcel)
+            self.wake()
+            await broken
         finally:
+            self._call = None
             pings.cancel()
 
     async def _wake_for_pings(self, pulse: Pulse) -> None:

@@ -18,6 +18,7 @@ from journal.paxos.messages import Accept, AcceptedValue, Envelope, Heartbeat, L
 from journal.rpc import bridge, methods, peers, pulse
 from journal.rpc.channels import channel_options
 from journal.rpc.codec import pack_message
+from journal.rpc.eager import begin
 from journal.rpc.pb import paxos_pb2 as px
 from journal.rpc.peers import GrpcTransport
 from journal.rpc.server import Server
@@ -592,3 +593,30 @@ async def test_a_message_to_all_is_packed_once(monkeypatch: pytest.MonkeyPatch) 
 def test_lengths_are_written_as_protobuf_reads_them(number: int) -> None:
     parcel = px.Parcel(ping=number).SerializeToString()
     assert parcel[1:] == (peers._varint(number) if number else b"")
+
+
+@guest
+async def test_a_message_is_on_its_way_when_send_returns_and_what_comes_meanwhile_goes_behind_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not a round of the loop later: on the way of an offer there are four such sends."""
+    monkeypatch.setattr(pulse, "PING_INTERVAL_S", 600.0)
+    begun: list[object] = []
+
+    def note(writing: Any, ended: Any) -> None:
+        begun.append(writing)
+        begin(writing, ended)
+
+    monkeypatch.setattr(peers, "begin", note)
+    async with peer(1) as one, peer(2) as two:
+        one.transport.set_peers({NodeId(2): two.endpoint})
+        await until(lambda: one.log.named("peer.connected"))
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        begun.clear()
+        send(one.transport, 2, learn(1), learn(2))
+        assert len(begun) == 1, "what is sent together goes together, and at once"
+        send(one.transport, 2, learn(3))
+        send(one.transport, 2, learn(4))
+        assert len(begun) == 1, "one write at a time"
+        await until(lambda: len(two.got) == 4)
+        assert len(begun) == 2
