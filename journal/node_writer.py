@@ -5,8 +5,9 @@ grow by themselves, alone an offer waits for nobody. Log records come before tho
 batch, and batches are stored in the order in which they were taken: so the applied slot on the disk
 never runs ahead of what it folds, nor a marker ahead of the promise that belongs to it.
 
-Records of the space alone do not start a write. They ride with the next log records, or go after
-``flush_interval_s``.
+A few records of the space do not start a write: they ride with the next log records, or go after
+``flush_interval_s``. Many go at once where the disk has nothing else to do: else the next log records, which
+somebody waits for, would wait until all of those are stored, too.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ from journal.paxos.effects import SendEntries
 from journal.paxos.messages import Envelope
 from journal.storage import Storage, Write
 from journal.types import Slot
+
+
+SPACE_RECORDS_ALONE = 64
+"""So many records of the space are worth a write of their own."""
 
 
 class Host(Protocol):
@@ -132,6 +137,8 @@ class Writer:
 
     def kick(self) -> None:
         """Begin to make durable all that was gathered so far, unless a write is under way."""
+        if len(self.space_writes) >= SPACE_RECORDS_ALONE:
+            self._flush_wanted = self._is_ready = True
         if not self._is_ready or self.is_writing:
             return
         self._is_ready = False

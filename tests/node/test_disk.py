@@ -6,14 +6,17 @@ from functools import partial
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from journal.errors import RecordDamaged, SpaceFull, StorageFailed
 from journal.limits import Limits
 from journal.node import Node
+from journal.node_writer import SPACE_RECORDS_ALONE
 from journal.offers import Delete, Offer
 from journal.paxos.changes import AddLearner
 from journal.rebuild import check_space, is_of_space, mark, needs_rebuild, rebuild
 from journal.scrub import Scrub
+from journal.space import Space
 from journal.storage import Write
 from journal.storage.memory import MemoryStorage
 from journal.storage.records import (
@@ -421,3 +424,23 @@ async def test_a_disk_that_is_really_full_ends_the_node_at_once(autojump_clock: 
         await cluster.ended[number].wait()
         assert isinstance(cluster.failures[number], StorageFailed)
         assert (await cluster.leader(other_than=number)).config.node != number
+
+
+async def test_what_a_large_slot_leaves_is_stored_at_once_and_what_a_small_one_leaves_rides_along(
+    autojump_clock: MockClock,
+) -> None:
+    """Nothing else would have it stored here: no other slot, and the next flush is an hour away."""
+    async with running(1, flush_interval_s=3600.0) as cluster:
+        leader = await cluster.leader()
+        await submit(leader, put("first"))
+        await trio.sleep(5)
+        batches = leader._writer.batches
+        await submit(leader, put("small"))
+        await trio.sleep(5)
+        assert leader._writer.batches == batches + 1, "one write for the log, and none for the space"
+        assert leader._writer.flushed < leader.space.applied
+        await submit(leader, *(put(f"large/{number}") for number in range(SPACE_RECORDS_ALONE)))
+        await trio.sleep(5)
+        assert leader._writer.flushed == leader.space.applied
+        stored = Space.load(leader._writer.storage)
+        assert (stored.applied, stored.chain) == (leader.space.applied, leader.space.chain)
