@@ -24,7 +24,6 @@ from journal.paxos.messages import Envelope
 from journal.storage import Storage, Write
 from journal.types import Slot
 
-
 SPACE_RECORDS_ALONE = 64
 """So many records of the space are worth a write of their own."""
 

@@ -15,8 +15,8 @@ from typing import Any
 def begin(coroutine: Coroutine[Any, Any, object], ended: Callable[[BaseException | None], None]) -> None:
     """Run ``coroutine`` as far as it goes without waiting, and the rest as what it waits for is done.
 
-    ``ended`` gets its error, or None: maybe before this returns. It must not raise. Within asyncio's loop; the
-    coroutine must not ask for its task, as it has none.
+    ``ended`` gets its error, or None: maybe before this returns. It must not raise. To be called within
+    asyncio's loop; the coroutine must not ask for its task, as it has none.
     """
 
     def step(_awaited: object = None) -> None:

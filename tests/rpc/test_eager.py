@@ -10,13 +10,11 @@ import pytest
 
 from journal.rpc.eager import begin
 
-Ended = list[BaseException | None]
 
-
-def begun(coroutine: Coroutine[Any, Any, object]) -> Ended:
-    """Return the list that gets how it ended."""
-    ended: Ended = []
-    begin(coroutine, ended.append)
+def begun(coroutine: Coroutine[Any, Any, object]) -> asyncio.Future[BaseException | None]:
+    """Begin it; return what gets its error, or None, when it has ended."""
+    ended: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
+    begin(coroutine, ended.set_result)
     return ended
 
 
@@ -32,11 +30,10 @@ def test_it_goes_as_far_as_it_can_before_anything_else_runs() -> None:
             steps.append("ended")
 
         ended = begun(inner())
-        assert steps == ["begun"] and not ended
+        assert steps == ["begun"] and not ended.done()
         gate.set_result("went on")
-        while not ended:
-            await asyncio.sleep(0)
-        assert steps == ["begun", "went on", "ended"] and ended == [None]
+        assert await ended is None
+        assert steps == ["begun", "went on", "ended"]
 
     asyncio.run(main())
 
@@ -49,9 +46,8 @@ def test_what_never_waits_has_ended_at_once() -> None:
         async def bad() -> None:
             raise ValueError("at once")
 
-        assert begun(inner()) == [None]
-        [error] = begun(bad())
-        assert isinstance(error, ValueError)
+        assert begun(inner()).result() is None
+        assert isinstance(begun(bad()).result(), ValueError)
 
     asyncio.run(main())
 
@@ -74,9 +70,7 @@ def test_what_it_waits_for_fails_within_it(error: BaseException) -> None:
             gate.cancel()
         else:
             gate.set_exception(error)
-        while not ended:
-            await asyncio.sleep(0)
-        assert caught == ended and type(ended[0]) is type(error)
+        assert caught == [await ended] and type(caught[0]) is type(error)
 
     asyncio.run(main())
 
@@ -91,6 +85,6 @@ def test_a_task_may_wait_for_the_same() -> None:
         ended = begun(inner())
         asyncio.get_running_loop().call_soon(gate.set_result, None)
         await asyncio.wait_for(asyncio.ensure_future(inner()), 30)
-        assert ended == [None]
+        assert await ended is None
 
     asyncio.run(main())
