@@ -180,11 +180,8 @@ class GrpcConnection:
             columns=True,
         )
         self._check_open()
-        parts: list[pb.ScanReply] = await self._run(self._ask_scan, request)
         page = Page()
-        for part in parts:
-            page.extend(_page(part))
-        last = parts[-1]
+        last: pb.ScanReply = await self._run(self._ask_scan, request, page)
         return ScanReply(Revision(last.revision), page, last.next if last.HasField("next") else None)
 
     @asynccontextmanager
@@ -317,28 +314,34 @@ class GrpcConnection:
         )
         return await call(request, metadata=self._metadata)
 
-    async def _ask_scan(self, request: pb.ScanRequest) -> list[Any]:
+    async def _ask_scan(self, request: pb.ScanRequest, page: Page) -> Any:
+        """Append what is found to ``page``; return the last reply."""
         try:
-            return await self._ask_parts(methods.SCAN_IN_PARTS, request)
+            return await self._ask_parts(request, page)
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
                 raise
-            return [await self._ask(methods.SCAN, request)]  # a node of an earlier version
+            reply = await self._ask(methods.SCAN, request)  # a node of an earlier version
+            page.extend(_page(reply))
+            return reply
 
-    async def _ask_parts(self, method: Method, request: Message) -> list[Any]:
-        """Return all messages of a stream that ends, one at least."""
+    async def _ask_parts(self, request: pb.ScanRequest, page: Page) -> Any:
+        """Like ``_ask_scan``. Each part is taken apart while the next one is on its way."""
+        method = methods.SCAN_IN_PARTS
         call = self._channel.unary_stream(
             method.path, request_serializer=methods.encode, response_deserializer=method.decode_reply
         )(request, metadata=self._metadata)
-        parts: list[Any] = []
+        part: Any
+        last: Any = None
         try:
             while (part := await call.read()) is not grpc.aio.EOF:
-                parts.append(part)
+                page.extend(_page(part))
+                last = part
         finally:
             call.cancel()
-        if not parts:
+        if last is None:
             raise Unavailable(f"{self._endpoint} ended the stream without an answer")
-        return parts
+        return last
 
     async def _ask_stream(self, method: Method, request: Message) -> Any:
         """Send one request on a stream of its own, and return its reply."""
@@ -639,8 +642,8 @@ def _unpack_commits(packed: bytes) -> list[Commit]:
 
 def _page(reply: pb.ScanReply) -> Page:
     """Return what a reply to a scan holds, in columns or in records."""
-    if reply.columns:
-        return Page.unpack(reply.columns)
+    if columns := reply.columns:
+        return Page.unpack(columns)
     page = Page()
     for record in reply.records:
         page.append(record.key, _present(record))

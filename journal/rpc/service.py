@@ -87,8 +87,19 @@ class Service:
 
     async def scan_in_parts(self, request: pb.ScanRequest, context: Context) -> None:
         revision = await self._scannable(request)
-        for page, position in self._scan(request, revision):
-            await context.write(_scan_reply(request, revision, page, position))
+        sending: asyncio.Future[None] | None = None
+        try:
+            for page, position in self._scan(request, revision):
+                reply = _scan_reply(request, revision, page, position)
+                if sending is not None:
+                    await sending
+                sending = asyncio.ensure_future(context.write(reply))
+                await asyncio.sleep(0)  # it begins, and goes on while the next part is read
+        finally:
+            if sending is not None:
+                await _over(sending)
+        assert sending is not None
+        await sending
 
     async def _scannable(self, request: pb.ScanRequest) -> Revision:
         """Return the revision to scan at, once it can be read."""
@@ -293,6 +304,13 @@ class Service:
         return admin_pb2.ReadSnapshotReply(
             header=part.header.pack(), records=part.records, end=b"" if part.end is None else part.end.pack()
         )
+
+
+async def _over(sending: asyncio.Future[None]) -> None:
+    """Wait until it has ended, whichever way: the call may only be ended behind it."""
+    await asyncio.wait([sending])
+    if not sending.cancelled():
+        sending.exception()
 
 
 def _scan_reply(

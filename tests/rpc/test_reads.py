@@ -16,6 +16,7 @@ from journal.connection import LINEARIZABLE, LOCAL, at_least
 from journal.errors import (
     InvalidRequest,
     LeaseNotFound,
+    RecordDamaged,
     RevisionCompacted,
     RevisionInFuture,
     Unavailable,
@@ -28,6 +29,7 @@ from journal.rpc.edge import EdgeLimits
 from journal.rpc.methods import Method
 from journal.rpc.pb import admin_pb2
 from journal.rpc.pb import journal_pb2 as pb
+from journal.rpc.service import Service
 from journal.types import NodeId, Revision, Slot
 from journal.versions import Record
 from tests.rpc.harness import Served, batch, guest, served, served_fake
@@ -191,6 +193,90 @@ async def test_a_scan_whose_revision_is_compacted_between_its_parts_says_so(
         with pytest.raises(RevisionCompacted):
             await here.connection.scan(b"", b"", at=Revision(5), consistency=LOCAL, limit_keys=100)
         assert asked_for == [b"", b"k2"]
+
+
+class Unread:
+    """The context of a call whose client reads a message only when it is ``let``."""
+
+    def __init__(self) -> None:
+        self.writing: list[tuple[pb.ScanReply, asyncio.Future[None]]] = []
+
+    async def write(self, reply: pb.ScanReply) -> None:
+        read: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.writing.append((reply, read))
+        await read
+
+    async def let(self) -> pb.ScanReply:
+        """Have the client read the one message that is being written; return it."""
+        await turns()
+        ((reply, read),) = self.writing
+        self.writing.clear()
+        read.set_result(None)
+        return reply
+
+
+async def turns() -> None:
+    """Let the loop do all that does not wait for anything."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+@guest
+async def test_one_part_is_read_while_another_is_sent_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with served() as here:
+        await six_keys_in_three_parts(here, monkeypatch)
+        space, plain = here.node.space, here.node.space.page
+        asked_for: list[bytes] = []
+
+        def page(*asked: Any) -> Any:
+            asked_for.append(asked[0])
+            return plain(*asked)
+
+        monkeypatch.setattr(space, "page", page)
+
+        async def ask() -> None:
+            context: Any = Unread()
+            request = pb.ScanRequest(range=pb.Range(), consistency=pb.CONSISTENCY_LOCAL)
+            serving = asyncio.ensure_future(Service(here.server._edge).scan_in_parts(request, context))
+            for number, more in ((0, [b"", b"k2"]), (2, [b"", b"k2", b"k4"]), (4, [b"", b"k2", b"k4"])):
+                await turns()
+                assert asked_for == more
+                assert [record.key for record in (await context.let()).records] == [
+                    b"k%d" % number,
+                    b"k%d" % (number + 1),
+                ]
+            await serving
+
+        await bridge.host().run(ask)
+
+
+@guest
+async def test_what_ends_a_scan_waits_for_the_part_that_is_being_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else the call would be ended in the middle of a message."""
+    async with served() as here:
+        await six_keys_in_three_parts(here, monkeypatch)
+        plain = here.node.space.page
+
+        def page(*asked: Any) -> Any:
+            if asked[0]:
+                raise RecordDamaged(b"kk2", "a test")
+            return plain(*asked)
+
+        monkeypatch.setattr(here.node.space, "page", page)
+
+        async def ask() -> None:
+            context: Any = Unread()
+            request = pb.ScanRequest(range=pb.Range(), consistency=pb.CONSISTENCY_LOCAL)
+            serving = asyncio.ensure_future(Service(here.server._edge).scan_in_parts(request, context))
+            await turns()
+            assert not serving.done()
+            await context.let()
+            with pytest.raises(RecordDamaged):
+                await serving
+
+        await bridge.host().run(ask)
 
 
 @guest

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from journal.errors import ProtocolViolation, RecordDamaged
 from journal.offers import Delete, Offer, Put
-from journal.pages import Page
+from journal.pages import ROWS_TOGETHER_MAX, Page, read_page
 from journal.space import Record
-from journal.types import Revision
+from journal.storage.memory import MemoryStorage
+from journal.types import Revision, Slot
+from journal.versions import ABSENT, Versions, succeed
 from tests.space.world import World
 
 KEYS = [b"a", b"b", b"ba", b"c", b"d", b"e"]
@@ -62,6 +64,12 @@ def test_a_page_grows_and_is_cut() -> None:
     assert [found.fitting(size) for size in (0, 3, 4, 9, 10, 12, 13, 99)] == [0, 0, 1, 2, 3, 3, 4, 4]
     assert found.cut(4) is None
     assert found.cut(3) == b"y"
+    assert found.size() == 10
+    found.extend(Page([b"z"], bytes(32), [b"333"]))
+    assert found.size() == 14
+    found.append(b"zz", record(1, b""))
+    assert found.size() == 16
+    assert found.cut(3) == b"z"
     assert found == [*page(2), (b"x", Record(Revision(0), Revision(1), 2, 3, b"1"))]
 
 
@@ -151,6 +159,16 @@ def test_pages_together_are_what_the_keys_are_one_by_one(
     assert found == expected
 
 
+def test_a_key_of_which_a_fold_left_nothing_is_not_there() -> None:
+    versions = Versions(MemoryStorage(), cache_records_max=10, cache_bytes_max=1000)
+    old = succeed(ABSENT, 1, 1, 1, 0, b"v", 0)
+    changed = {b"a": old, b"b": ABSENT, b"c": old}
+    versions.young.update(changed)
+    versions.commit(Slot(1), 1, changed, [], b"", [], 0)
+    found, following = read_page(versions, b"", b"", 1, 10, 1000)
+    assert ([key for key, _record in found], following) == ([b"a", b"c"], None)
+
+
 def test_deleted_keys_on_the_way_neither_shorten_a_page_nor_lengthen_it() -> None:
     world = World()
     world.offer(*(Offer((Put(b"k%02d" % number, b""),)) for number in range(40)))
@@ -187,12 +205,8 @@ def test_what_is_small_now_and_was_large_is_read_within_the_bytes(monkeypatch: p
     assert gets == 3, "what does not fit is not read"
 
 
-def test_what_is_large_is_not_read_ahead() -> None:
-    """A thousand keys may be asked for whose values are half a megabyte each."""
-    world = World()
-    for number in range(50):
-        world.offer(Offer((Put(b"k%02d" % number, bytes(10_000)),)))
-    world.flush()
+def read_from(world: World) -> list[bytes]:
+    """Return the keys that are read from storage from now on, as they are."""
     read: list[bytes] = []
     plain = world.storage.iterate
 
@@ -202,9 +216,31 @@ def test_what_is_large_is_not_read_ahead() -> None:
             yield pair
 
     world.storage.iterate = counted  # type: ignore[method-assign]
+    return read
+
+
+def test_what_is_large_is_not_read_ahead() -> None:
+    """A thousand keys may be asked for whose values are half a megabyte each."""
+    world = World()
+    for number in range(50):
+        world.offer(Offer((Put(b"k%02d" % number, bytes(10_000)),)))
+    world.flush()
+    read = read_from(world)
     page, following = world.space.page(b"", b"", None, 1000, 25_000)
     assert (len(page), following) == (2, b"k02")
     assert len(read) == 3
+
+
+def test_of_large_records_behind_small_ones_few_are_read_ahead() -> None:
+    """Records are taken many together, as many as would fit if they were as small as those before them."""
+    world = World()
+    world.offer(*(Offer((Put(b"k%03d" % number, b""),)) for number in range(200)))
+    world.offer(*(Offer((Put(b"m%03d" % number, bytes(10_000)),)) for number in range(150)))
+    world.flush()
+    read = read_from(world)
+    page, following = world.space.page(b"", b"", None, 1000, 50_000)
+    assert (len(page), following) == (204, b"m004")
+    assert 205 <= len(read) <= 204 + ROWS_TOGETHER_MAX
 
 
 def test_every_bit_of_every_record_that_a_page_reads_is_checked() -> None:
