@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Self
 from synod.local_state import (
     ADD,
     HOST,
-    HTTP_PORT_ABOVE,
+    UNARY_PORT_ABOVE,
     AgentPlan,
     LocalClusterError,
     NoCluster,
@@ -101,7 +101,7 @@ class LocalCluster:
             raise LocalClusterError(f"a cluster has 1 to {NODES_MAX} nodes, not {nodes} (3 or 5 are usual)")
         cluster = cls(Path(folder).absolute())
         ports = free_ports(nodes) if base_port is None else [base_port + n for n in range(1, nodes + 1)]
-        if ports[-1] + HTTP_PORT_ABOVE > 65_535 or ports[0] < 1:
+        if ports[-1] + UNARY_PORT_ABOVE > 65_535 or ports[0] < 1:
             raise LocalClusterError(f"base port {base_port} leaves no valid ports for {nodes} nodes")
         state = State(
             cluster=f"synod-{secrets.token_hex(6)}",
@@ -579,7 +579,7 @@ class LocalCluster:
     def _spawn_node(self, state: State, plan: NodePlan) -> ProcessRef:
         command = ["node", "--node", str(plan.node), "--dir", str(self.node_folder(plan.node))]
         command += ["--listen", plan.endpoint, "--cluster", state.cluster]
-        command += ["--http-listen", plan.http]
+        command += ["--http-listen", plan.http, "--unary-listen", plan.unary]
         command += state.node_args
         command += start_words(state, plan)
         return self._spawn(state, plan.name, command)

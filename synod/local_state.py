@@ -21,6 +21,8 @@ from synod.processes import ProcessRef
 FORMAT = 1
 HTTP_PORT_ABOVE = 100
 """A node serves its metrics so far above the port of its endpoint."""
+UNARY_PORT_ABOVE = 200
+"""The same for the unary calls of plain gRPC clients."""
 HOST = "127.0.0.1"
 
 # Below the range from which the kernel takes ports for outgoing connections (32768 and up on
@@ -72,7 +74,24 @@ class NodePlan:
     @property
     def http(self) -> str:
         """Where it serves ``/metrics``, ``/livez`` and ``/readyz``."""
-        return f"{self.endpoint.rpartition(':')[0]}:{self.port + HTTP_PORT_ABOVE}"
+        return self._above(HTTP_PORT_ABOVE)
+
+    @property
+    def unary(self) -> str:
+        """Where it serves the unary calls of plain gRPC clients."""
+        return self._above(UNARY_PORT_ABOVE)
+
+    @property
+    def listens(self) -> dict[int, str]:
+        """Every port that it needs, and what that is for."""
+        return {
+            self.port: self.endpoint,
+            self.port + HTTP_PORT_ABOVE: f"{self.http} for its metrics",
+            self.port + UNARY_PORT_ABOVE: f"{self.unary} for unary calls",
+        }
+
+    def _above(self, ports: int) -> str:
+        return f"{self.endpoint.rpartition(':')[0]}:{self.port + ports}"
 
 
 @dataclass(slots=True)
@@ -208,9 +227,8 @@ def first_peers(state: State, plan: NodePlan) -> list[NodePlan]:
 
 
 def require_free(plan: NodePlan) -> None:
-    for port in (plan.port, plan.port + HTTP_PORT_ABOVE):
+    for port, what in plan.listens.items():
         if not port_is_free(port):
-            what = plan.endpoint if port == plan.port else f"{plan.http} for its metrics"
             raise PortInUse(
                 f"node {plan.node} cannot listen on {what}: another process has port {port}. "
                 "Stop that one, or choose other ports for a new cluster with --base-port and --dir"
@@ -218,11 +236,12 @@ def require_free(plan: NodePlan) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ``count`` neighbouring ports on which nobody listens now, nor ``HTTP_PORT_ABOVE`` them."""
+    """Return ``count`` neighbouring ports on which nobody listens now, nor on nodes' other ports above."""
     rng = random.SystemRandom()
     for _ in range(200):
         first = rng.choice(_FREE_PORTS[:-count])
         ports = list(range(first, first + count))
-        if all(port_is_free(port) and port_is_free(port + HTTP_PORT_ABOVE) for port in ports):
+        above = (0, HTTP_PORT_ABOVE, UNARY_PORT_ABOVE)
+        if all(port_is_free(port + more) for port in ports for more in above):
             return ports
     raise LocalClusterError("no free ports found on this machine; choose some with --base-port")

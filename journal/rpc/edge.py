@@ -61,6 +61,15 @@ class EdgeLimits:
     """Replies that are ready together travel in one message of about this size."""
     get_bytes_max: int = 2 * 1024 * 1024
     """Keys and values of one Get."""
+    unary_connections_max: int = 1_024
+    """Connections to the unary port (``rpc/unary``); a further one is closed at once."""
+    unary_calls_max: int = 16_384
+    """Its calls that clients wait for, on all connections together; and that the node works on, where
+    nobody waits any more."""
+    unary_request_bytes_max: int = 64 * 1024 * 1024
+    """Its requests that have not come as a whole yet, together."""
+    unary_unread_bytes_max: int = 64 * 1024 * 1024
+    """Its replies that wait to be read, together; past it who reads least is hung up on."""
     progress_ms: int = 1_000
     """How often an idle tail says so, where the reader does not ask for anything else."""
 
@@ -85,6 +94,14 @@ def decoded(request: Any) -> Any:
     return request
 
 
+class TakenIn(Exception):
+    """What befell offers that the node had taken in: unlike a refusal it may leave their outcome open."""
+
+    def __init__(self, error: JournalError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 class Edge:
     """One node's side of the edge."""
 
@@ -104,12 +121,17 @@ class Edge:
 
     def check_cluster(self, context: Context) -> None:
         """Raise ``WrongCluster`` where the caller expects another cluster."""
-        cluster = self.node.config.cluster
         for key, value in context.invocation_metadata() or ():
-            if key == methods.MD_CLUSTER and value != cluster:
-                raise WrongCluster(
-                    f"this node is of cluster {cluster}, but the caller expects {_printable(value)}"
-                )
+            if key == methods.MD_CLUSTER:
+                self.check_cluster_named(value)
+
+    def check_cluster_named(self, expected: str | bytes | None) -> None:
+        """Raise ``WrongCluster`` where the caller expects another cluster; None: it expects nothing."""
+        cluster = self.node.config.cluster
+        if expected is not None and expected != cluster:
+            raise WrongCluster(
+                f"this node is of cluster {cluster}, but the caller expects {_printable(expected)}"
+            )
 
     async def guarded(self, context: Context, handler: Callable[[], Awaitable[T]]) -> T:
         """Run a handler; end the call with the status of what it raises."""
@@ -118,6 +140,9 @@ class Edge:
             return await handler()
         except JournalError as error:
             await self.abort(context, error)
+            raise AssertionError("abort returned") from None
+        except TakenIn as taken_in:
+            await self.abort(context, taken_in.error, taken_in=True)
             raise AssertionError("abort returned") from None
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
@@ -139,10 +164,10 @@ class Edge:
         elif isinstance(error, RecordDamaged):
             self.node.damaged(error)
 
-    async def abort(self, context: Context, error: JournalError) -> None:
+    async def abort(self, context: Context, error: JournalError, *, taken_in: bool = False) -> None:
         """End a call with the status and trailers of ``error``."""
         self.refused(error)
-        await context.abort(status_of(error), str(error), trailers(error))
+        await context.abort(status_of(error), str(error), trailers(error, taken_in=taken_in))
 
     @staticmethod
     async def read(context: Context) -> Any:

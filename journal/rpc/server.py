@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ from journal.rpc.peers import GrpcTransport
 from journal.rpc.service import Service
 from journal.rpc.submit import Submissions
 from journal.rpc.tails import Tails
+from journal.rpc.unary.listener import Handler, Listener
 
 if TYPE_CHECKING:
     from journal.node import Node
@@ -57,8 +58,10 @@ class Server:
         listen: str,
         log: FilteringBoundLogger,
         limits: EdgeLimits | None = None,
+        unary_listen: str = "",
     ) -> None:
-        """``listen`` is ``host:port``; port 0 takes a free one, which ``port`` then tells.
+        """``listen`` is ``host:port``; port 0 takes a free one, which ``port`` then tells. ``unary_listen``:
+        the same for the unary port (``rpc.unary``), which ``unary_port`` tells; empty: there is none.
 
         From the asyncio side, like everything here.
         """
@@ -70,16 +73,20 @@ class Server:
         self._server: grpc.aio.Server | None = None
         self._health = health.aio.HealthServicer()
         self._tasks: list[asyncio.Task[None]] = []
+        self._unary_listen = unary_listen
+        self._unary: Listener | None = None
         self.port = 0
+        self.unary_port = 0
 
     async def start(self) -> None:
         """Begin to serve. Raises ``ListenFailed``."""
-        limits = self._node.config.limits
-        options = server_options(
-            limits.batch_bytes_max + MESSAGE_SLACK_BYTES, self._edge.limits.streams_per_connection_max
-        )
+        request_bytes_max = self._node.config.limits.batch_bytes_max + MESSAGE_SLACK_BYTES
+        options = server_options(request_bytes_max, self._edge.limits.streams_per_connection_max)
         server = grpc.aio.server(options=options)
-        server.add_generic_rpc_handlers(self._handlers())
+        submissions = Submissions(self._edge)
+        service = Service(self._edge)
+        unary = _unary_handlers(service)
+        server.add_generic_rpc_handlers(self._handlers(service, submissions, unary))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (
             methods.JOURNAL,
@@ -90,6 +97,17 @@ class Server:
         )
         reflection.enable_server_reflection(names, server)
         _check_listen(self._listen)
+        if self._unary_listen:
+            self._unary = Listener(
+                self._edge, submissions, unary, request_bytes_max=request_bytes_max, health=self._health_of
+            )
+            host, port = _check_listen(self._unary_listen)
+            try:
+                await self._unary.start(host, port)
+            except OSError as error:
+                raise ListenFailed(f"cannot listen on {self._unary_listen}: {error}") from None
+            self.unary_port = self._unary.port
+            self._log.info("unary.listening", listen=self._unary_listen, port=self.unary_port)
         try:
             self.port = server.add_insecure_port(self._listen)
         except RuntimeError as error:
@@ -108,6 +126,8 @@ class Server:
         if self._tasks:
             await asyncio.wait(self._tasks)
             self._tasks.clear()
+        if self._unary is not None:
+            await self._unary.aclose()
         server, self._server = self._server, None
         if server is None:
             return
@@ -123,36 +143,31 @@ class Server:
             await self._watch_health_once()
 
     async def _watch_health_once(self) -> None:
-        ready = self._node.leader_endpoint[0] is not None
-        await self._health.set("", _SERVING)
-        for name in (methods.JOURNAL, methods.ADMIN):
-            await self._health.set(name, _SERVING if ready else _NOT_SERVING)
+        for name in ("", methods.JOURNAL, methods.ADMIN):
+            await self._health.set(name, self._health_of(name))
+
+    def _health_of(self, service: str) -> int | None:
+        """Return the serving status of a service, None for one that this node has not."""
+        if not service:
+            return int(_SERVING)
+        if service not in (methods.JOURNAL, methods.ADMIN):
+            return None
+        return int(_SERVING if self._node.leader_endpoint[0] is not None else _NOT_SERVING)
 
     # -- the table of handlers --------------------------------------------------------------
 
-    def _handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
-        edge = self._edge
-        service, submissions, tails = Service(edge), Submissions(edge), Tails(edge)
+    def _handlers(
+        self, service: Service, submissions: Submissions, unary: Mapping[Method, Handler]
+    ) -> tuple[grpc.GenericRpcHandler, ...]:
+        tails = Tails(self._edge)
         served: dict[Method, Callable[..., Any]] = {
             methods.SUBMIT: self._duplex(submissions.stream),
-            methods.SUBMIT_ONCE: self._unary(submissions.once),
-            methods.GET: self._unary(service.get),
-            methods.SCAN: self._unary(service.scan),
+            methods.SUBMIT_ONCE: self._unary_call(submissions.once),
             methods.SCAN_IN_PARTS: self._server_stream(service.scan_in_parts),
             methods.TAIL: self._server_stream(tails.stream),
-            methods.LEASE_GRANT: self._unary(service.lease_grant),
             methods.LEASE_KEEP_ALIVE: self._duplex(service.lease_keep_alive),
-            methods.LEASE_REVOKE: self._unary(service.lease_revoke),
-            methods.LEASE_INFO: self._unary(service.lease_info),
-            methods.OUTCOME: self._unary(service.outcome),
-            methods.STATUS: self._unary(service.status),
-            methods.ADMIN_STATUS: self._unary(service.status),
-            methods.TRANSFER_LEADERSHIP: self._unary(service.transfer_leadership),
-            methods.COMPACT: self._unary(service.compact),
-            methods.CHANGE_MEMBERS: self._unary(service.change_members),
-            methods.CHAIN: self._unary(service.chain),
-            methods.READ_SNAPSHOT: self._unary(service.read_snapshot),
             methods.EXCHANGE: self._exchange,
+            **{method: self._unary_call(handler) for method, handler in unary.items()},
         }
         assert served.keys() == set(methods.ALL)
         by_service: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {}
@@ -162,7 +177,7 @@ class Server:
             grpc.method_handlers_generic_handler(name, handlers) for name, handlers in by_service.items()
         )
 
-    def _unary(self, handler: Callable[[Any], Awaitable[Message]]) -> Callable[..., Awaitable[Message]]:
+    def _unary_call(self, handler: Handler) -> Callable[..., Awaitable[Message]]:
         async def call(request: Any, context: Context) -> Message:
             return await self._edge.guarded(context, lambda: handler(decoded(request)))
 
@@ -201,6 +216,25 @@ class Server:
         await self._edge.guarded(context, handler)
 
 
+def _unary_handlers(service: Service) -> dict[Method, Handler]:
+    """Return what serves the unary methods, but for SubmitOnce, on either port."""
+    return {
+        methods.GET: service.get,
+        methods.SCAN: service.scan,
+        methods.LEASE_GRANT: service.lease_grant,
+        methods.LEASE_REVOKE: service.lease_revoke,
+        methods.LEASE_INFO: service.lease_info,
+        methods.OUTCOME: service.outcome,
+        methods.STATUS: service.status,
+        methods.ADMIN_STATUS: service.status,
+        methods.TRANSFER_LEADERSHIP: service.transfer_leadership,
+        methods.COMPACT: service.compact,
+        methods.CHANGE_MEMBERS: service.change_members,
+        methods.CHAIN: service.chain,
+        methods.READ_SNAPSHOT: service.read_snapshot,
+    }
+
+
 def _method_handler(method: Method, handler: Callable[..., Any]) -> grpc.RpcMethodHandler[Any, Any]:
     kinds = {
         (False, False): grpc.unary_unary_rpc_method_handler,
@@ -217,8 +251,8 @@ def _method_handler(method: Method, handler: Callable[..., Any]) -> grpc.RpcMeth
     return made
 
 
-def _check_listen(listen: str) -> None:
-    """Say clearly why an address cannot be bound; gRPC's own words do not."""
+def _check_listen(listen: str) -> tuple[str, int]:
+    """Return host and port. Say clearly why an address cannot be bound; gRPC's own words do not."""
     host, colon, port = listen.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or int(port) > 65_535:
         raise ListenFailed(f"cannot listen on {listen!r}: it must be host:port")
@@ -236,6 +270,7 @@ def _check_listen(listen: str) -> None:
         except OSError as error:
             why = "the port is in use" if error.errno == errno.EADDRINUSE else error.strerror
             raise ListenFailed(f"cannot listen on {listen}: {why}") from None
+    return host, int(port)
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ the present values of the keys that it lost.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from journal.errors import InvalidRequest, JournalError
 from journal.offers import Rejected, Verdict, pack_verdicts
 from journal.rpc.codec import pack_typed_batch, pack_verdict
 from journal.rpc.duplex import Duplex
-from journal.rpc.edge import Context, Edge
+from journal.rpc.edge import Context, Edge, TakenIn
 from journal.rpc.errors import pack_error
 from journal.rpc.pb import journal_pb2 as pb
 
@@ -22,7 +23,7 @@ _REPLY_OFFERS_MAX = 4_096
 _RECEIPT_VALUES_BYTES_MAX = 64 * 1024
 
 
-class _Answer(NamedTuple):
+class Answer(NamedTuple):
     """What became of one request, not yet a message."""
 
     id: int
@@ -40,34 +41,41 @@ class Submissions:
 
     async def stream(self, context: Context) -> None:
         """Serve one Submit stream."""
-        duplex = Duplex[_Answer](
-            self._edge, context, self._take, self._pack, message_weight_max=_REPLY_OFFERS_MAX
+        duplex = Duplex[Answer](
+            self._edge, context, self.take, self._pack, message_weight_max=_REPLY_OFFERS_MAX
         )
         await duplex.run()
 
-    def _take(self, request: pb.SubmitRequest, reply: Callable[[_Answer, int], None]) -> None:
+    def take(self, request: pb.SubmitRequest, reply: Callable[[Answer, int], None]) -> None:
+        """Hand a request to the node; ``reply`` gets its answer and what that weighs, now or later."""
         packed = request.HasField("packed")
         number, values = request.id, request.receipt_values
 
         def replied(result: list[Verdict] | JournalError) -> None:
             weight = len(result) if isinstance(result, list) else 1
-            reply(_Answer(number, packed, values, result, True), weight)
+            reply(Answer(number, packed, values, result, True), weight)
 
         try:
             self._edge.node.submit(self._packed_batch(request), replied)
         except JournalError as error:
-            reply(_Answer(number, packed, values, error, False), 1)
+            reply(Answer(number, packed, values, error, False), 1)
 
-    def _pack(self, answers: list[_Answer]) -> pb.SubmitReply:
-        return pb.SubmitReply(results=[self._result(answer) for answer in answers])
+    def _pack(self, answers: list[Answer]) -> pb.SubmitReply:
+        return pb.SubmitReply(results=[self.result(answer) for answer in answers])
 
     async def once(self, request: pb.SubmitRequest) -> pb.SubmitResult:
-        """Serve one SubmitOnce."""
-        data = self._packed_batch(request)
-        verdicts: list[Verdict] = await self._edge.answer(lambda reply: self._edge.node.submit(data, reply))
-        return self._result(
-            _Answer(request.id, request.HasField("packed"), request.receipt_values, verdicts, True)
-        )
+        """Serve one SubmitOnce of gRPC's server. The unary port has ``take`` and ``result``."""
+        answered: asyncio.Future[Answer] = self._edge.loop.create_future()
+
+        def reply(answer: Answer, _weight: int) -> None:
+            if not answered.done():  # done: the caller was cancelled
+                answered.set_result(answer)
+
+        self.take(request, reply)
+        answer = await answered
+        if isinstance(answer.result, JournalError):
+            raise TakenIn(answer.result) if answer.taken_in else answer.result
+        return self.result(answer)
 
     def _packed_batch(self, request: pb.SubmitRequest) -> bytes:
         form = request.WhichOneof("form")
@@ -77,7 +85,8 @@ class Submissions:
             return pack_typed_batch(request.batch, self._edge.node.space.revision)
         raise InvalidRequest("form", "must be packed or batch")
 
-    def _result(self, answer: _Answer) -> pb.SubmitResult:
+    def result(self, answer: Answer) -> pb.SubmitResult:
+        """Return an answer as its message."""
         result = answer.result
         if isinstance(result, JournalError):
             self._edge.refused(result)

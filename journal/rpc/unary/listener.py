@@ -1,0 +1,235 @@
+"""The unary port of a node: which handler serves which call, and what all connections may take together.
+
+What a call is answered with is what gRPC's own server answers, status, text and trailers: both have the same
+handlers and the same table of errors. Offers come and go without a task or a future of their own: a client's
+batch goes to the node at once, and what the node answers in one turn goes out together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple
+
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2  # type: ignore[import-untyped]
+
+from journal.errors import JournalError, Overloaded
+from journal.rpc import methods
+from journal.rpc.edge import Edge, decoded
+from journal.rpc.errors import status_of, trailers
+from journal.rpc.methods import Method
+from journal.rpc.submit import Answer, Submissions
+from journal.rpc.unary.connection import LAST_WORDS_S, Call, Connection
+
+HEALTH_CHECK = Method(
+    "grpc.health.v1.Health", "Check", health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse
+)
+RETRY_AFTER_MS = 50
+
+Handler = Callable[[Any], Awaitable[Message]]
+
+_NOT_FOUND, _UNIMPLEMENTED, _INTERNAL = 5, 12, 13
+_BACKLOG = 1_024
+
+
+class _Route(NamedTuple):
+    """What becomes of calls with certain headers: one of the three."""
+
+    method: Method | None = None
+    """``handler`` None: it is SubmitOnce."""
+    handler: Handler | None = None
+    error: JournalError | None = None
+    unserved: str = ""
+
+
+class Listener:
+    """Serves the unary port of one node. ``Acceptor`` to its connections."""
+
+    def __init__(
+        self,
+        edge: Edge,
+        submissions: Submissions,
+        handlers: Mapping[Method, Handler],
+        *,
+        request_bytes_max: int,
+        health: Callable[[str], int | None],
+    ) -> None:
+        """``handlers``: of the unary methods, but for SubmitOnce. ``health``: the serving status of a
+        service, None for one that is not known."""
+        self._edge = edge
+        self._submissions = submissions
+        self._handlers = {method.path: (method, handler) for method, handler in handlers.items()}
+        self._health = health
+        self._server: asyncio.Server | None = None
+        self._connections: set[Connection] = set()
+        self._calls: set[Call] = set()  # that the node works on, also where nobody waits any more
+        self._waiting = 0  # calls that somebody waits for
+        self._is_closing = False
+        self._held_bytes = 0
+        self._answers: list[tuple[Call, Answer]] = []
+        self.streams_max = edge.limits.streams_per_connection_max
+        self.request_bytes_max = request_bytes_max
+        self.port = 0
+
+    async def start(self, host: str, port: int) -> None:
+        """Listen. Raises ``OSError``."""
+        loop = self._edge.loop
+        self._server = await loop.create_server(
+            lambda: Connection(self, loop), host or None, port, backlog=_BACKLOG, reuse_address=True
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def aclose(self) -> None:
+        """End all calls with ``Unavailable``, and all connections. Idempotent."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        self._is_closing = True
+        server.close()
+        self._answer()
+        for call in list(self._calls):
+            self._fail(call, Edge.stopping(), taken_in=True)
+            if call.work is not None:
+                call.work.cancel()
+        connections = list(self._connections)
+        for connection in connections:
+            connection.close()
+        if connections:
+            await asyncio.wait([connection.done for connection in connections], timeout=2 * LAST_WORDS_S)
+
+    # -- what connections ask of it ---------------------------------------------------------------
+
+    def opened(self, connection: Connection) -> bool:
+        if self._is_closing:
+            return False
+        if len(self._connections) >= self._edge.limits.unary_connections_max:
+            self._edge.counters.limits_hit["unary_connections_max"] += 1
+            return False
+        self._connections.add(connection)
+        return True
+
+    def closed(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+
+    def begun(self, call: Call) -> bool:
+        self._waiting += 1
+        most = self._edge.limits.unary_calls_max
+        if self._waiting <= most and len(self._calls) < most:
+            return True
+        self._fail(call, Overloaded("unary_calls_max", most, RETRY_AFTER_MS))
+        return False
+
+    def ended(self, call: Call) -> None:
+        self._waiting -= 1
+
+    def route(self, path: str, metadata: Mapping[str, str]) -> _Route:
+        try:
+            self._edge.check_cluster_named(metadata.get(methods.MD_CLUSTER))
+        except JournalError as error:
+            return _Route(error=error)
+        if path == methods.SUBMIT_ONCE.path:
+            return _Route(methods.SUBMIT_ONCE)
+        if path == HEALTH_CHECK.path:
+            return _Route(HEALTH_CHECK)
+        method, handler = self._handlers.get(path, (None, None))
+        if method is not None:
+            return _Route(method, handler)
+        if any(method.path == path for method in methods.ALL):
+            where = self._edge.node.config.endpoint
+            return _Route(unserved=f"{path} is a stream, and this port serves unary calls: call {where}")
+        return _Route(unserved=f"this port has no method {path!r}")
+
+    def serve(self, call: Call, message: bytes) -> None:
+        route: _Route = call.route
+        try:
+            if route.error is not None:
+                self._fail(call, route.error)
+            elif route.method is None:
+                call.fail(_UNIMPLEMENTED, route.unserved)
+            elif route.method is methods.SUBMIT_ONCE:
+                self._submit(call, message)
+            elif route.method is HEALTH_CHECK:
+                self._check_health(call, message)
+            else:
+                assert route.handler is not None
+                self._calls.add(call)
+                work = self._edge.loop.create_task(self._run(call, route.method, route.handler, message))
+                work.add_done_callback(lambda _work: self._calls.discard(call))
+                call.work = work
+        except JournalError as error:
+            self._calls.discard(call)
+            self._fail(call, error)
+        except Exception:
+            self._calls.discard(call)
+            self._bug(call)
+
+    def hold(self, call: Call, more: int) -> bool:
+        self._held_bytes += more
+        most = self._edge.limits.unary_request_bytes_max
+        if more > 0 and self._held_bytes > most:
+            self._fail(call, Overloaded("unary_request_bytes_max", most, RETRY_AFTER_MS))
+            return False
+        return True
+
+    def unread(self) -> None:
+        """Hang up on who reads least, where too much waits to be read on all connections together."""
+        most = self._edge.limits.unary_unread_bytes_max
+        waiting = {connection: connection.unread_bytes for connection in self._connections}
+        if waiting and sum(waiting.values()) > most:
+            self._edge.counters.limits_hit["unary_unread_bytes_max"] += 1
+            max(waiting, key=lambda connection: waiting[connection]).abort()
+
+    # -- calls ------------------------------------------------------------------------------------
+
+    def _submit(self, call: Call, message: bytes) -> None:
+        request = decoded(methods.SUBMIT_ONCE.decode_request(message))
+
+        def reply(answer: Answer, _weight: int) -> None:
+            # The node is in the middle of its turn: the answers of all of it go out when that is over.
+            if not self._answers:
+                self._edge.loop.call_soon(self._answer)
+            self._answers.append((call, answer))
+
+        self._calls.add(call)
+        self._submissions.take(request, reply)
+
+    def _answer(self) -> None:
+        answers, self._answers = self._answers, []
+        for call, answer in answers:
+            self._calls.discard(call)
+            if call.is_over:
+                continue
+            try:
+                if isinstance(answer.result, JournalError):
+                    self._fail(call, answer.result, taken_in=answer.taken_in)
+                else:
+                    call.reply(self._submissions.result(answer).SerializeToString())
+            except Exception:
+                self._bug(call)
+
+    async def _run(self, call: Call, method: Method, handler: Handler, message: bytes) -> None:
+        try:
+            reply = await handler(decoded(method.decode_request(message)))
+            call.reply(reply.SerializeToString())
+        except JournalError as error:
+            self._fail(call, error)
+        except Exception:
+            self._bug(call)
+
+    def _check_health(self, call: Call, message: bytes) -> None:
+        request = decoded(HEALTH_CHECK.decode_request(message))
+        status = self._health(request.service)
+        if status is None:
+            call.fail(_NOT_FOUND, "unknown service")
+        else:
+            call.reply(health_pb2.HealthCheckResponse(status=status).SerializeToString())
+
+    def _fail(self, call: Call, error: JournalError, *, taken_in: bool = False) -> None:
+        self._edge.refused(error)
+        status: int = status_of(error).value[0]
+        call.fail(status, str(error), trailers(error, taken_in=taken_in))
+
+    def _bug(self, call: Call) -> None:
+        self._edge.log.exception("rpc.bug")
+        call.fail(_INTERNAL, "a fault of the node; its log has the details")
