@@ -159,6 +159,10 @@ class LocalCluster:
     def endpoint(self, node: int) -> str:
         return self._plan(self._file.read(), node).endpoint
 
+    def unary_endpoint(self, node: int) -> str:
+        """Return where a node serves the unary calls of plain gRPC clients."""
+        return self._plan(self._file.read(), node).unary
+
     def node_folder(self, node: int) -> Path:
         return self.folder / f"node-{node}"
 

@@ -52,10 +52,17 @@ class Bench:
     """moto's server, where it is not on the PATH."""
 
     async def leader_endpoint(self) -> str:
+        return self.cluster.endpoint(await self._leader())
+
+    async def unary_endpoint(self) -> str:
+        """Return where the leader serves the unary calls of plain gRPC clients."""
+        return self.cluster.unary_endpoint(await self._leader())
+
+    async def _leader(self) -> int:
         leader = await trio.to_thread.run_sync(self.cluster.leader)
         if leader is None:
             raise RuntimeError("our cluster has no leader")
-        return self.cluster.endpoint(leader)
+        return leader
 
     async def etcd_load(self, method: str, message: bytes, inflight: int) -> h2load.Load:
         assert self.etcd is not None
@@ -161,20 +168,36 @@ async def unary(bench: Bench) -> list[Result]:
         what = f"SubmitOnce by h2load, {inflight} in flight"
         against_etcd = Result("unary", what, "offers/s", 0.3)
         against_echo = Result("unary", what, "offers/s", 0.5, peer_name="bare echo")
+        by_grpc = Result("unary", f"the same to gRPC's own server, {inflight} in flight", "offers/s", None)
         async with echo_server() as echo:
             for _ in range(bench.rounds):
                 if bench.etcd is not None:
                     against_etcd.peer.append((await bench.etcd_puts(inflight)).per_s)
+                    by_grpc.peer.append(against_etcd.peer[-1])
                 bare = await h2load.run(echo, UNARY, bytes(300), inflight=inflight, seconds=bench.seconds)
-                endpoint, request = await bench.leader_endpoint(), submit_once(bench.value)
-                ours = await h2load.run(
-                    endpoint, SUBMIT_ONCE.path, request, inflight=inflight, seconds=bench.seconds
-                )
+                ours = await _submit_once(bench, await bench.unary_endpoint(), inflight)
                 against_echo.peer.append(bare.per_s)
                 against_etcd.ours.append(ours.per_s)
                 against_echo.ours.append(ours.per_s)
-        results += [against_etcd, against_echo]
+                against_etcd.details["latency_ms"] = percentiles(ours.latencies_ms)
+                by_grpc.ours.append(
+                    (await _submit_once(bench, await bench.leader_endpoint(), inflight)).per_s
+                )
+        results += [against_etcd, against_echo, by_grpc]
     return results
+
+
+async def _submit_once(bench: Bench, endpoint: str, inflight: int) -> h2load.Load:
+    """Let h2load submit. Raises ``LoadFailed`` where offers were not accepted: it sees that calls were
+    answered, and not with which status."""
+    request = submit_once(bench.value)
+    async with connect(bench.cluster.endpoints, cluster=bench.cluster.cluster_id) as journal:
+        before = await journal.revision()
+        load = await h2load.run(endpoint, SUBMIT_ONCE.path, request, inflight=inflight, seconds=bench.seconds)
+        accepted = await journal.revision() - before
+    if accepted < load.per_s * bench.seconds:
+        raise h2load.LoadFailed(f"SubmitOnce at {endpoint}: {accepted} accepted of {load.per_s:.0f} a second")
+    return load
 
 
 async def read(bench: Bench) -> list[Result]:
@@ -182,6 +205,7 @@ async def read(bench: Bench) -> list[Result]:
     inflight = 64
     linearizable = Result("read", "linearizable Get by the client, 64 in flight", "reads/s", 0.5)
     unary_get = Result("read", "linearizable Get by h2load, 64 in flight", "reads/s", None)
+    by_grpc = Result("read", "the same to gRPC's own server, 64 in flight", "reads/s", None)
     local = Result("read", "local Get by the client, 64 in flight", "reads/s", 0.5)
     scan = Result("read", f"Scan of {SCAN_KEYS:,} keys", "scans/s", 0.5)
     memory = Result("read", "a replica's get, in the client's memory", "reads/s", None)
@@ -196,6 +220,7 @@ async def read(bench: Bench) -> list[Result]:
                 stale = etcd.range_of(GET_KEY, serializable=True)
                 linearizable.peer.append(by_get.per_s)
                 unary_get.peer.append(by_get.per_s)
+                by_grpc.peer.append(by_get.per_s)
                 local.peer.append((await bench.etcd_load(etcd.RANGE, stale, inflight)).per_s)
                 whole = etcd.range_of(b"scan/", end=b"scan0")
                 scan.peer.append((await bench.etcd_load(etcd.RANGE, whole, 1)).per_s)
@@ -209,14 +234,15 @@ async def read(bench: Bench) -> list[Result]:
                 await measure(level, inflight, get, bench.seconds, {})
                 result.ours.append(level.rate)
             request = pb.GetRequest(keys=[GET_KEY], consistency=pb.CONSISTENCY_LINEARIZABLE)
-            by_h2load = await h2load.run(
-                await bench.leader_endpoint(),
-                GET.path,
-                request.SerializeToString(),
-                inflight=inflight,
-                seconds=bench.seconds,
-            )
-            unary_get.ours.append(by_h2load.per_s)
+            for result, endpoint in (
+                (unary_get, await bench.unary_endpoint()),
+                (by_grpc, await bench.leader_endpoint()),
+            ):
+                message = request.SerializeToString()
+                by_h2load = await h2load.run(
+                    endpoint, GET.path, message, inflight=inflight, seconds=bench.seconds
+                )
+                result.ours.append(by_h2load.per_s)
             level = Level("scan", 1, 1)
 
             async def scan_all(_worker: int) -> tuple[int, int]:
@@ -232,7 +258,7 @@ async def read(bench: Bench) -> list[Result]:
                 for key in keys:
                     replica.get(key)
                 memory.ours.append(len(keys) / (trio.current_time() - began))
-    return [linearizable, unary_get, local, scan, memory]
+    return [linearizable, unary_get, by_grpc, local, scan, memory]
 
 
 async def _fill(journal: Journal, prefix: bytes, count: int) -> None:
