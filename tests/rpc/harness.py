@@ -121,16 +121,23 @@ class Served(SimpleNamespace):
     connector: GrpcConnector
     connection: GrpcConnection
     channel: grpc.aio.Channel
+    unary: grpc.aio.Channel
+    """To the unary port."""
     log: Log
 
-    async def call(self, method: Method, request: Message, metadata: Any = ()) -> Any:
+    async def call(
+        self, method: Method, request: Message, metadata: Any = (), *, unary_port: bool = False
+    ) -> Any:
         """Make a unary call as a client in any language does."""
 
-        return await bridge.host().run(self.call_here, method, request, metadata)
+        return await bridge.host().run(self.call_here, method, request, metadata, unary_port)
 
-    async def call_here(self, method: Method, request: Message, metadata: Any = ()) -> Any:
+    async def call_here(
+        self, method: Method, request: Message, metadata: Any = (), unary_port: bool = False
+    ) -> Any:
         """``call`` for the asyncio side."""
-        made = self.channel.unary_unary(
+        channel = self.unary if unary_port else self.channel
+        made = channel.unary_unary(
             method.path, request_serializer=methods.encode, response_deserializer=method.decode_reply
         )
         return await made(request, metadata=metadata)
@@ -188,7 +195,9 @@ async def served(
         log=log.logger,
         membership=Membership(voters=(Member(NodeId(1), "127.0.0.1:1"),)),
     )
-    server = Server(node, transport, listen="127.0.0.1:0", log=log.logger, limits=edge)
+    server = Server(
+        node, transport, listen="127.0.0.1:0", log=log.logger, limits=edge, unary_listen="127.0.0.1:0"
+    )
     async with trio.open_nursery() as nursery, reachable(server, node, log) as found:
         nursery.start_soon(node.run)
         await until(lambda: node.leader_endpoint[0] == 1)
@@ -204,6 +213,7 @@ async def reachable(server: Server, node: Any, log: Log) -> AsyncIterator[Served
     endpoint = f"127.0.0.1:{server.port}"
     connector = GrpcConnector(CLUSTER)
     channel = grpc.aio.insecure_channel(endpoint, options=channel_options())
+    unary = grpc.aio.insecure_channel(f"127.0.0.1:{server.unary_port}", options=channel_options())
     try:
         yield Served(
             node=node,
@@ -212,12 +222,14 @@ async def reachable(server: Server, node: Any, log: Log) -> AsyncIterator[Served
             connector=connector,
             connection=await connector.connect(endpoint),
             channel=channel,
+            unary=unary,
             log=log,
         )
     finally:
         with trio.CancelScope(shield=True):
             await connector.aclose()
             await side.run(channel.close)
+            await side.run(unary.close)
             await side.run(server.aclose)
 
 
@@ -258,7 +270,12 @@ async def served_fake(*, edge: EdgeLimits | None = None) -> AsyncIterator[tuple[
     log = Log()
     node = FakeNode()
     server = Server(
-        cast(Node, node), make_transport(log=log), listen="127.0.0.1:0", log=log.logger, limits=edge
+        cast(Node, node),
+        make_transport(log=log),
+        listen="127.0.0.1:0",
+        log=log.logger,
+        limits=edge,
+        unary_listen="127.0.0.1:0",
     )
     async with reachable(server, node, log) as found:
         yield node, found

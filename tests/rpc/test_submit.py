@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import grpc
@@ -26,12 +27,16 @@ from journal.offers import EXPIRED, Offer, Put, Reason, Rejected, unpack_verdict
 from journal.rpc import bridge, methods
 from journal.rpc.connection import GrpcConnector
 from journal.rpc.edge import EdgeLimits
+from journal.rpc.errors import unpack_error
 from journal.rpc.pb import journal_pb2 as pb
 from journal.rpc.server import Server
 from journal.types import NodeId
 from tests.rpc.harness import FakeNode, Served, batch, guest, make_transport, served, served_fake, until
 
 A_PUT = Offer(mutations=(Put(b"key", b"value"),))
+
+BOTH_PORTS = pytest.mark.parametrize("unary_port", [False, True], ids=["grpc", "unary"])
+"""What holds for a unary call holds at gRPC's own server and at the unary port."""
 
 
 def typed_put(key: bytes, value: bytes = b"v", **offer: Any) -> pb.Offer:
@@ -52,15 +57,16 @@ async def test_packed_batch_gets_verdicts_in_order() -> None:
         assert verdicts[1].reason is Reason.EXPECT
 
 
+@BOTH_PORTS
 @guest
-async def test_typed_batch_gets_typed_verdicts() -> None:
+async def test_typed_batch_gets_typed_verdicts(unary_port: bool) -> None:
     async with served() as here:
         offers = [
             typed_put(b"a", label="first"),
             typed_put(b"a", expect=[pb.Expect(key=b"a", revision=7)], sequence=1),
         ]
         request = pb.SubmitRequest(id=5, batch=pb.Batch(offers=offers), receipt_values=True)
-        result = await here.call(methods.SUBMIT_ONCE, request)
+        result = await here.call(methods.SUBMIT_ONCE, request, unary_port=unary_port)
         assert result.id == 5
         accepted, lost = result.verdicts.verdicts
         assert accepted.accepted == 1
@@ -95,14 +101,29 @@ async def test_receipts_carry_values_if_asked_for_also_in_the_stream() -> None:
         assert isinstance(receipt, Rejected) and receipt.value is None
 
 
+@BOTH_PORTS
 @guest
-async def test_a_plain_clients_base_is_the_nodes_revision() -> None:
+async def test_packed_batch_gets_packed_verdicts_once(unary_port: bool) -> None:
+    async with served() as here:
+        await here.put(b"key", b"present")
+        packed = batch(A_PUT, Offer((Put(b"key", b"x"),), expect=((b"key", 9),)))
+        request = pb.SubmitRequest(id=7, packed=packed, receipt_values=True)
+        result = await here.call(methods.SUBMIT_ONCE, request, unary_port=unary_port)
+        accepted, lost = unpack_verdicts(result.packed)
+        assert (result.id, accepted) == (7, 2)
+        assert isinstance(lost, Rejected) and lost.value == b"value"
+
+
+@BOTH_PORTS
+@guest
+async def test_a_plain_clients_base_is_the_nodes_revision(unary_port: bool) -> None:
     """Else the ids of a client that nobody remembers would look like those of a forgotten one."""
     async with served() as here:
         await here.put(b"x")
         named = pb.Batch(client=b"plain", offers=[typed_put(b"a", sequence=1)])
-        once = await here.call(methods.SUBMIT_ONCE, pb.SubmitRequest(batch=named))
-        again = await here.call(methods.SUBMIT_ONCE, pb.SubmitRequest(batch=named))
+        request = pb.SubmitRequest(batch=named)
+        once = await here.call(methods.SUBMIT_ONCE, request, unary_port=unary_port)
+        again = await here.call(methods.SUBMIT_ONCE, request, unary_port=not unary_port)
         assert once.verdicts.verdicts[0].accepted == 2
         assert again == once
 
@@ -172,6 +193,7 @@ async def test_replies_that_are_ready_together_travel_together() -> None:
 # -- errors ---------------------------------------------------------------------------------
 
 
+@BOTH_PORTS
 @pytest.mark.parametrize(
     ("error", "status"),
     [
@@ -183,7 +205,7 @@ async def test_replies_that_are_ready_together_travel_together() -> None:
     ],
 )
 def test_refusal_is_the_same_in_the_stream_and_in_the_unary_form(
-    error: JournalError, status: grpc.StatusCode
+    error: JournalError, status: grpc.StatusCode, unary_port: bool
 ) -> None:
     @guest
     async def run() -> None:
@@ -194,10 +216,13 @@ def test_refusal_is_the_same_in_the_stream_and_in_the_unary_form(
             assert str(caught.value) == str(error)
             assert vars(caught.value) == vars(error)
             with pytest.raises(grpc.aio.AioRpcError) as failed:
-                await here.call(methods.SUBMIT_ONCE, pb.SubmitRequest(packed=batch(A_PUT)))
+                request = pb.SubmitRequest(packed=batch(A_PUT))
+                await here.call(methods.SUBMIT_ONCE, request, unary_port=unary_port)
             assert failed.value.code() is status
             assert failed.value.details() == str(error)
             trailers = dict(failed.value.trailing_metadata() or ())
+            said = pb.Error.FromString(trailers["synod-error-bin"])
+            assert vars(unpack_error(said)) == vars(error) and not said.outcome_unknown
             if isinstance(error, NotLeader) and error.leader:
                 assert trailers["synod-leader"] == "2"
                 assert trailers["synod-leader-endpoint"] == "127.0.0.1:2"
@@ -244,6 +269,26 @@ async def test_an_error_after_the_offers_were_taken_in_says_that_the_outcome_is_
         assert [result.error.outcome_unknown for result in found] == [True, False]
 
 
+@BOTH_PORTS
+@guest
+async def test_a_unary_call_says_so_too(unary_port: bool) -> None:
+    async with served_fake() as (node, here):
+
+        async def submit(error: JournalError, *, unknown: bool) -> None:
+            with pytest.raises(grpc.aio.AioRpcError) as failed:
+                request = pb.SubmitRequest(packed=batch(A_PUT))
+                await here.call(methods.SUBMIT_ONCE, request, unary_port=unary_port)
+            assert failed.value.details() == str(error)
+            said = dict(failed.value.trailing_metadata() or ())["synod-error-bin"]
+            assert pb.Error.FromString(said).outcome_unknown is unknown
+
+        for error, unknown in ((Unavailable("the leadership moved"), True), (NotLeader(None, None), False)):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(partial(submit, error, unknown=unknown))
+                await node.submissions(1)
+                node.submitted.pop()[1](error)
+
+
 @guest
 async def test_a_malformed_batch_is_refused_and_the_next_one_served() -> None:
     async with served() as here:
@@ -253,8 +298,9 @@ async def test_a_malformed_batch_is_refused_and_the_next_one_served() -> None:
         assert await here.connection.submit(batch(A_PUT)) == [1]
 
 
+@BOTH_PORTS
 @guest
-async def test_a_request_of_neither_form_and_a_mutation_of_no_kind_are_refused() -> None:
+async def test_a_request_of_neither_form_and_a_mutation_of_no_kind_are_refused(unary_port: bool) -> None:
     async with served() as here:
         for request, where in (
             (pb.SubmitRequest(), "form"),
@@ -278,20 +324,22 @@ async def test_a_request_of_neither_form_and_a_mutation_of_no_kind_are_refused()
             ),
         ):
             with pytest.raises(grpc.aio.AioRpcError) as failed:
-                await here.call(methods.SUBMIT_ONCE, request)
+                await here.call(methods.SUBMIT_ONCE, request, unary_port=unary_port)
             assert failed.value.code() is grpc.StatusCode.INVALID_ARGUMENT
             assert (failed.value.details() or "").startswith(f"{where}: ")
 
 
+@BOTH_PORTS
 @guest
-async def test_an_oversized_message_harms_only_its_sender() -> None:
+async def test_an_oversized_message_harms_only_its_sender(unary_port: bool) -> None:
     async with served(limits=Limits(batch_bytes_max=1024 * 1024)) as here:
         with pytest.raises(OfferInvalid, match="bytes"):
             await here.connection.submit(bytes(1024 * 1024 + 100_000))  # over the node's own limit
         with pytest.raises(OfferInvalid, match="more than one message"):
             await here.connection.submit(bytes(4 * 1024 * 1024))  # not even sent
         with pytest.raises(grpc.aio.AioRpcError) as failed:
-            await here.call(methods.SUBMIT_ONCE, pb.SubmitRequest(packed=bytes(4 * 1024 * 1024)))
+            request = pb.SubmitRequest(packed=bytes(4 * 1024 * 1024))
+            await here.call(methods.SUBMIT_ONCE, request, unary_port=unary_port)
         assert failed.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert await here.connection.submit(batch(A_PUT)) == [1]
 
@@ -311,8 +359,9 @@ async def test_a_client_of_another_cluster_is_refused_and_nothing_submitted() ->
         assert node.submitted == []
 
 
+@BOTH_PORTS
 @guest
-async def test_a_bug_in_the_node_is_internal_to_the_client_and_logged() -> None:
+async def test_a_bug_in_the_node_is_internal_to_the_client_and_logged(unary_port: bool) -> None:
     async with served_fake() as (node, here):
 
         def broken(_data: bytes, _reply: object) -> None:
@@ -320,7 +369,7 @@ async def test_a_bug_in_the_node_is_internal_to_the_client_and_logged() -> None:
 
         node.submit = broken  # type: ignore[method-assign, assignment]
         with pytest.raises(grpc.aio.AioRpcError) as failed:
-            await here.call(methods.SUBMIT_ONCE, pb.SubmitRequest(packed=b""))
+            await here.call(methods.SUBMIT_ONCE, pb.SubmitRequest(packed=b""), unary_port=unary_port)
         assert failed.value.code() is grpc.StatusCode.INTERNAL
         with pytest.raises(Unavailable):
             await here.connection.submit(batch(A_PUT))
