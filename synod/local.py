@@ -163,6 +163,10 @@ class LocalCluster:
         """Return where a node serves the unary calls of plain gRPC clients."""
         return self._plan(self._file.read(), node).unary
 
+    @property
+    def unary_endpoints(self) -> list[str]:
+        return [plan.unary for plan in self._file.read().nodes]
+
     def node_folder(self, node: int) -> Path:
         return self.folder / f"node-{node}"
 

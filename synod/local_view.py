@@ -31,6 +31,8 @@ class NodeView:
     """Why it says nothing; empty where it does."""
     http: str = ""
     """Where it serves its metrics, if that is known."""
+    unary: str = ""
+    """Where it serves the unary calls of plain gRPC clients, if that is known."""
 
     @property
     def name(self) -> str:
@@ -47,6 +49,7 @@ class NodeView:
             "role": self.role,
             "pid": self.pid,
             "http": self.http or None,
+            "unary": self.unary or None,
             "health": self.why or (self.said.health if self.said else "unknown"),
         }
         if self.said:
@@ -60,15 +63,16 @@ def view_of(
     plan: NodePlan, ref: ProcessRef | None, paused: bool, answer: NodeStatus | str | None
 ) -> NodeView:
     """Return a node as it is seen; ``answer``: its status, why it gave none, or None if it was not asked."""
+    ports = plan.http, plan.unary
     if ref is None:
-        return NodeView(plan.node, plan.endpoint, None, "down", None, "not running", plan.http)
+        return NodeView(plan.node, plan.endpoint, None, "down", None, "not running", *ports)
     if paused:
         why = "stopped by a signal (SIGSTOP)"
-        return NodeView(plan.node, plan.endpoint, ref.pid, "paused", None, why, plan.http)
+        return NodeView(plan.node, plan.endpoint, ref.pid, "paused", None, why, *ports)
     if answer is None or isinstance(answer, str):
         why = answer or "does not answer"
-        return NodeView(plan.node, plan.endpoint, ref.pid, "unreachable", None, why, plan.http)
-    return NodeView(plan.node, plan.endpoint, ref.pid, answer.role, answer, "", plan.http)
+        return NodeView(plan.node, plan.endpoint, ref.pid, "unreachable", None, why, *ports)
+    return NodeView(plan.node, plan.endpoint, ref.pid, answer.role, answer, "", *ports)
 
 
 def votes_of(views: Sequence[NodeView]) -> dict[str, str]:

@@ -131,7 +131,6 @@ class Connection(asyncio.Protocol):
         self._has_settings = False
         self._decoder = Decoder(HEADERS_BYTES_MAX)
         self._heads: dict[bytes, Head] = {}  # by header block, as long as the decoder's table stands
-        self._heads_at = 0
         self._block: tuple[int, int, bytes] | None = None  # stream, flags, and a header block's first part
         self._last_stream = 0
         self._calls: dict[int, Call] = {}
@@ -384,17 +383,16 @@ class Connection(asyncio.Protocol):
             self._serve(call, b"")
 
     def _head(self, block: bytes) -> Head:
-        """Return what a header block says. The same bytes say the same while the decoder's table stands."""
+        """Return what a header block says. The same bytes say the same until one has changed the table."""
         decoder = self._decoder
         head = self._heads.get(block)
-        if head is not None and self._heads_at == decoder.changes:
+        if head is not None:
             return head
         before = decoder.changes
         head = self._head_of(decoder.decode(block))
-        if self._heads_at != decoder.changes or len(self._heads) >= _KNOWN_BLOCKS_MAX:
+        if decoder.changes != before or len(self._heads) >= _KNOWN_BLOCKS_MAX:
             self._heads.clear()
-            self._heads_at = decoder.changes
-        if before == decoder.changes and len(block) <= _KNOWN_BLOCK_BYTES_MAX:
+        if decoder.changes == before and len(block) <= _KNOWN_BLOCK_BYTES_MAX:
             self._heads[block] = head
         return head
 
