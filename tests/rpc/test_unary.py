@@ -194,7 +194,7 @@ async def test_large_requests_and_large_replies_pass_the_windows() -> None:
         request = pb.GetRequest(keys=[b"0", b"1", b"2"])
         for reply in [await here.call(methods.GET, request, unary_port=True) for _ in range(3)]:
             assert [record.value for record in reply.records] == [value] * 3
-        assert is_idle(here.server)
+        await until(lambda: is_idle(here.server))
 
 
 @guest
@@ -260,7 +260,7 @@ async def test_calls_past_the_limit_are_told_to_come_again() -> None:
             nursery.start_soon(submit)
             await node.submissions(3)
             node.submitted[2][1]([1])
-        assert is_idle(here.server)
+        await until(lambda: is_idle(here.server))
 
 
 @guest
@@ -296,7 +296,8 @@ async def test_requests_that_do_not_end_are_bounded_together() -> None:
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "unary_request_bytes_max=100000" in error.details()
         assert dict(error.trailing_metadata())["retry-after-ms"] == "50"
-        assert node.submitted == [] and is_idle(here.server)
+        assert node.submitted == []
+        await until(lambda: is_idle(here.server))
 
 
 @guest
@@ -368,10 +369,14 @@ async def test_what_is_answered_when_the_node_stops_still_reaches_its_client() -
             for number in (1, 2, 3):
                 nursery.start_soon(submit)
                 await node.submissions(number)
-            # What a node does on its way out: it answers what it knows, in the turn before the port closes.
-            node.submitted[0][1]([1])
-            node.submitted[1][1](Unavailable("the leadership moved"))
-            await bridge.host().run(listener_of(here.server).aclose)
+
+            async def end() -> None:
+                # What a node does on its way out: it answers what it knows, and then the port closes.
+                node.submitted[0][1]([1])
+                node.submitted[1][1](Unavailable("the leadership moved"))
+                await listener_of(here.server).aclose()
+
+            await bridge.host().run(end)
         unavailable = grpc.StatusCode.UNAVAILABLE
         assert len(found) == 3
         assert (unavailable, "the leadership moved", True) in found

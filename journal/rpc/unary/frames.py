@@ -1,4 +1,4 @@
-"""HTTP/2's frames (RFC 9113), and a gRPC reply in them, as bytes. PURE."""
+"""HTTP/2's frames (RFC 9113), and a gRPC reply in them, as bytes."""
 
 from __future__ import annotations
 

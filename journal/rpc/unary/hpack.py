@@ -1,4 +1,4 @@
-"""HPACK (RFC 7541): HTTP/2's headers, as far as a server of gRPC needs it. PURE.
+"""HPACK (RFC 7541): HTTP/2's headers, as far as a server of gRPC needs it.
 
 Decoding is whole: static and dynamic table, Huffman codes. Encoding is plain: literals that enter no table,
 so a reply's headers are the same bytes on every connection and are made once.
