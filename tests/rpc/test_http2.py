@@ -422,6 +422,19 @@ async def test_who_does_not_read_is_hung_up_on() -> None:
 
 
 @guest
+async def test_who_opens_no_window_is_hung_up_on() -> None:
+    async with served(edge=EdgeLimits(unary_unread_bytes_max=1_000_000)) as here:
+        await here.put(b"key", VALUE)
+        none = frames.settings({frames.INITIAL_WINDOW_SIZE: 0})
+        async with client_of(here, frames.PREFACE + none) as client:
+            await client.send(*(call(stream) for stream in range(1, 61, 2)))
+            with pytest.raises((EOFError, trio.BrokenResourceError)):
+                while True:
+                    assert (await client.frame())[0] == HEADERS
+        assert here.node.counters.limits_hit["unary_unread_bytes_max"] == 1
+
+
+@guest
 async def test_who_does_not_read_is_not_read_from_until_it_does() -> None:
     calls = 400
     async with served() as here:
@@ -530,6 +543,17 @@ async def test_streams_past_the_limit_are_refused() -> None:
         code = Code.REFUSED_STREAM.to_bytes(4, "big")
         assert await client.frame() == (RST_STREAM, 0, 5, code)
         assert len(node.reads) == 2
+
+
+@guest
+async def test_calls_that_never_become_whole_count_as_well() -> None:
+    async with served(edge=EdgeLimits(unary_calls_max=2)) as here, client_of(here) as client:
+        await client.send(*(frame(HEADERS, END_HEADERS, stream, head()) for stream in (1, 3, 5)))
+        assert await client.reply(5) == (b"", "8")
+        assert await client.frame() == (RST_STREAM, 0, 5, bytes(4))
+        await client.send(frames.reset(1, Code.CANCEL), frame(HEADERS, END_HEADERS, 7, head()))
+        await client.send(frame(PING, 0, 0, bytes(8)))
+        assert (await client.frame())[0] == PING
 
 
 # -- what ends a connection ------------------------------------------------------------------------

@@ -374,6 +374,7 @@ async def test_a_bug_in_the_node_is_internal_to_the_client_and_logged(unary_port
         with pytest.raises(Unavailable):
             await here.connection.submit(batch(A_PUT))
         assert len(here.log.named("rpc.bug")) == 2
+        assert here.server._unary is not None and not here.server._unary._calls
 
 
 @guest

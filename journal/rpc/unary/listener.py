@@ -158,10 +158,8 @@ class Listener:
                 work.add_done_callback(lambda _work: self._calls.discard(call))
                 call.work = work
         except JournalError as error:
-            self._calls.discard(call)
             self._fail(call, error)
         except Exception:
-            self._calls.discard(call)
             self._bug(call)
 
     def hold(self, call: Call, more: int) -> bool:
@@ -191,8 +189,8 @@ class Listener:
                 self._edge.loop.call_soon(self._answer)
             self._answers.append((call, answer))
 
-        self._calls.add(call)
         self._submissions.take(request, reply)
+        self._calls.add(call)  # it is answered after this turn at the earliest
 
     def _answer(self) -> None:
         answers, self._answers = self._answers, []
