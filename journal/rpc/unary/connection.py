@@ -178,11 +178,7 @@ class Connection(asyncio.Protocol):
         self._is_closing = True
         self._transport = None
         self._stop_timer()
-        for call in list(self._calls.values()):
-            self._drop(call)
-        self._unsent.clear()
-        self._unsent_bytes = 0
-        self._out.clear()
+        self._drop_all()
         self._acceptor.closed(self)
         if not self.done.done():
             self.done.set_result(None)
@@ -469,6 +465,13 @@ class Connection(asyncio.Protocol):
         if call.work is not None:
             call.work.cancel()
 
+    def _drop_all(self) -> None:
+        for call in list(self._calls.values()):
+            self._drop(call)
+        self._unsent.clear()
+        self._unsent_bytes = 0
+        self._out.clear()
+
     def _finish(self, call: Call) -> None:
         call.is_over = True
         self._let_go(call)
@@ -538,6 +541,7 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """End at once; what is in flight gets no answer."""
         self._is_closing = True
+        self._drop_all()
         if self._transport is not None:
             self._transport.abort()
 
