@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trio
+from hpack import Decoder
 
 from journal.rpc import methods
 from journal.rpc.edge import EdgeLimits
@@ -33,8 +34,8 @@ from journal.rpc.unary.frames import (
     WITH_PRIORITY,
     Code,
     frame,
+    pack_headers,
 )
-from journal.rpc.unary.hpack import Decoder, Header, encode
 from tests.rpc.harness import Served, guest, served, served_fake, until
 from tests.rpc.test_unary import is_idle, listener_of
 
@@ -52,7 +53,7 @@ def head(
         "content-type": content_type,
         "te": "trailers",
     }
-    return encode([(name.encode(), value.encode()) for name, value in fields.items()])
+    return pack_headers([(name.encode(), value.encode()) for name, value in fields.items()])
 
 
 def message(data: bytes) -> bytes:
@@ -100,7 +101,7 @@ class Client:
             self._data += more
 
     def headers(self, block: bytes) -> dict[str, str]:
-        return dict(_text(header) for header in self._decoder.decode(block))
+        return {name.decode(): value.decode() for name, value in self._decoder.decode(block, raw=True)}
 
     async def reply(self, stream: int) -> tuple[bytes, str]:
         """Return the message of a call's reply and its gRPC status."""
@@ -132,10 +133,6 @@ class Client:
         with pytest.raises((EOFError, trio.BrokenResourceError)):
             await self.frame()
         return Code(int.from_bytes(payload[4:8], "big"))
-
-
-def _text(header: Header) -> tuple[str, str]:
-    return header[0].decode(), header[1].decode()
 
 
 @asynccontextmanager
@@ -197,7 +194,7 @@ async def test_a_request_may_come_in_any_frames_that_http_has_for_it() -> None:
 async def test_trailers_end_a_request() -> None:
     async with served() as here, client_of(here) as client:
         await here.put(b"key", b"value")
-        trailers = frame(HEADERS, END_HEADERS | END_STREAM, 1, encode([(b"x", b"y")]))
+        trailers = frame(HEADERS, END_HEADERS | END_STREAM, 1, pack_headers([(b"x", b"y")]))
         await client.send(frame(HEADERS, END_HEADERS, 1, head()), frame(DATA, 0, 1, GET_REQUEST), trailers)
         assert await client.value(1) == b"value"
 
@@ -209,9 +206,9 @@ async def test_the_same_header_bytes_mean_something_else_when_the_table_has_chan
         await here.put(b"key", b"value")
 
         def indexed(path: str) -> bytes:
-            return b"\x44" + encode([(b"", path.encode())])[2:]
+            return b"\x44" + pack_headers([(b"", path.encode())])[2:]
 
-        rest = encode([(b":method", b"POST"), (b"content-type", b"application/grpc")])
+        rest = pack_headers([(b":method", b"POST"), (b"content-type", b"application/grpc")])
         newest = b"\xbe" + rest
         await client.send(call(1, block=indexed(methods.GET.path) + rest))
         assert await client.value(1) == b"value"
@@ -228,8 +225,8 @@ async def test_the_same_header_bytes_mean_something_else_when_the_table_has_chan
 async def test_headers_that_enter_the_table_do_so_each_time() -> None:
     async with served() as here, client_of(here) as client:
         await here.put(b"key", b"value")
-        rest = encode([(b":method", b"POST"), (b"content-type", b"application/grpc")])
-        entering = b"\x44" + encode([(b"", methods.GET.path.encode())])[2:] + rest
+        rest = pack_headers([(b":method", b"POST"), (b"content-type", b"application/grpc")])
+        entering = b"\x44" + pack_headers([(b"", methods.GET.path.encode())])[2:] + rest
         await client.send(call(1, block=entering), call(3, block=entering), call(5, block=b"\xbf" + rest))
         assert [await client.value(stream) for stream in (1, 3, 5)] == [b"value"] * 3
 
@@ -249,7 +246,7 @@ async def test_frames_of_calls_that_are_over_are_let_pass() -> None:
         assert await client.value(1) == b"value"
         late = (
             frame(DATA, END_STREAM, 1, b"late"),
-            frame(HEADERS, END_HEADERS | END_STREAM, 1, encode([(b"x", b"y")])),
+            frame(HEADERS, END_HEADERS | END_STREAM, 1, pack_headers([(b"x", b"y")])),
             frame(RST_STREAM, 0, 1, bytes(4)),
             frame(WINDOW_UPDATE, 0, 1, b"\0\0\0\1"),
             frame(GOAWAY, 0, 0, bytes(8)),
@@ -264,8 +261,8 @@ async def test_headers_of_a_call_that_is_over_keep_the_table_in_step() -> None:
         await here.put(b"key", b"value")
         await client.send(call(1))
         assert await client.value(1) == b"value"
-        rest = encode([(b":method", b"POST"), (b"content-type", b"application/grpc")])
-        late = b"\x44" + encode([(b"", methods.GET.path.encode())])[2:]
+        rest = pack_headers([(b":method", b"POST"), (b"content-type", b"application/grpc")])
+        late = b"\x44" + pack_headers([(b"", methods.GET.path.encode())])[2:]
         await client.send(frame(HEADERS, END_HEADERS | END_STREAM, 1, late), call(3, block=b"\xbe" + rest))
         assert await client.value(3) == b"value"
 

@@ -13,9 +13,10 @@ import socket
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Protocol, cast
 
+from hpack import Decoder, HPACKError
+
 from journal.rpc.unary import frames
-from journal.rpc.unary.frames import HEADER_BYTES, MESSAGE_PREFIX_BYTES, Code, Http2Error
-from journal.rpc.unary.hpack import Decoder, Header, HpackError
+from journal.rpc.unary.frames import HEADER_BYTES, MESSAGE_PREFIX_BYTES, Code, Header, Http2Error
 
 HEADERS_BYTES_MAX = 16 * 1024
 """Headers of one call, taken apart; the same bound for them as they come."""
@@ -208,7 +209,7 @@ class Connection(asyncio.Protocol):
             self._rest = data[at:] if at < len(data) else b""
         except Http2Error as error:
             self._hang_up(error.code, str(error))
-        except HpackError as error:
+        except HPACKError as error:
             self._hang_up(Code.COMPRESSION_ERROR, str(error))
 
     def eof_received(self) -> bool:
@@ -380,17 +381,25 @@ class Connection(asyncio.Protocol):
 
     def _head(self, block: bytes) -> Head:
         """Return what a header block says. The same bytes say the same until one has changed the table."""
-        decoder = self._decoder
         head = self._heads.get(block)
         if head is not None:
             return head
-        before = decoder.changes
-        head = self._head_of(decoder.decode(block))
-        if decoder.changes != before or len(self._heads) >= _KNOWN_BLOCKS_MAX:
+        newest, size = self._table()
+        head = self._head_of([(name, value) for name, value in self._decoder.decode(block, raw=True)])
+        newest_now, size_now = self._table()
+        is_changed = newest_now is not newest or size_now != size
+        if is_changed or len(self._heads) >= _KNOWN_BLOCKS_MAX:
             self._heads.clear()
-        if decoder.changes == before and len(block) <= _KNOWN_BLOCK_BYTES_MAX:
+        if not is_changed and len(block) <= _KNOWN_BLOCK_BYTES_MAX:
             self._heads[block] = head
         return head
+
+    def _table(self) -> tuple[object, tuple[int, int]]:
+        """Return the newest entry of the decoder's table, and how many it has and may have: a block that
+        changes the table changes one of them, an entry equal to the newest being another object."""
+        table = self._decoder.header_table
+        entries = table.dynamic_entries
+        return (entries[0] if entries else None), (len(entries), table.maxsize)
 
     def _head_of(self, headers: list[Header]) -> Head:
         path, method, content_type = "", b"", b""

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from struct import Struct
 
-from journal.rpc.unary import hpack
+from hpack import Encoder, NeverIndexedHeaderTuple
+
+Header = tuple[bytes, bytes]
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 """What a client's connection begins with."""
@@ -101,10 +103,15 @@ def unpadded(flags: int, payload: bytes) -> bytes:
     return payload[1:end]
 
 
+def pack_headers(headers: Iterable[Header]) -> bytes:
+    """Return a header block that neither needs nor changes a table: the same on all connections."""
+    return Encoder().encode([NeverIndexedHeaderTuple(*header) for header in headers], huffman=False)
+
+
 # -- a reply of gRPC ------------------------------------------------------------------------
 
-_OK = hpack.encode([(b":status", b"200"), (b"content-type", b"application/grpc")])
-_DONE = hpack.encode([(b"grpc-status", b"0")])
+_OK = pack_headers([(b":status", b"200"), (b"content-type", b"application/grpc")])
+_DONE = pack_headers([(b"grpc-status", b"0")])
 _REPLY_HEAD = HEADER.pack(len(_OK) >> 8, len(_OK) & 0xFF, HEADERS, END_HEADERS, 0)[:5], _OK
 _REPLY_TAIL = HEADER.pack(len(_DONE) >> 8, len(_DONE) & 0xFF, HEADERS, END_HEADERS | END_STREAM, 0)[:5], _DONE
 _DATA_HEAD = Struct(">HBBBIBI")
@@ -165,8 +172,8 @@ def http_failure(stream: int, status: int) -> bytes:
     return _alone(stream, [(b":status", b"%d" % status)])
 
 
-def _alone(stream: int, headers: list[hpack.Header]) -> bytes:
-    block = hpack.encode(headers)
+def _alone(stream: int, headers: list[Header]) -> bytes:
+    block = pack_headers(headers)
     parts = [block[at : at + FRAME_BYTES_MAX] for at in range(0, len(block), FRAME_BYTES_MAX)]
     last = len(parts) - 1
     return b"".join(
