@@ -42,6 +42,9 @@ from journal.types import NodeId, Revision, Slot
 
 _SCAN_STEP_KEYS = 1_000
 """A large page is read in steps, between which the node's loop may turn."""
+_TURNS_BETWEEN_PARTS = 5
+"""So often it does between two parts of a scan, because an offer's way through a node takes as many turns: one
+that comes during a scan waits for one part, not for all of them."""
 
 _LEASE_KEYS_MAX = 10_000
 
@@ -94,7 +97,8 @@ class Service:
                 if sending is not None:
                     await sending
                 sending = asyncio.ensure_future(context.write(reply))
-                await asyncio.sleep(0)  # it begins, and goes on while the next part is read
+                for _ in range(_TURNS_BETWEEN_PARTS):  # it begins, and goes on while the next part is read
+                    await asyncio.sleep(0)
         finally:
             if sending is not None:
                 await _over(sending)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 from typing import Any
 
 import grpc
@@ -29,7 +30,7 @@ from journal.rpc.edge import EdgeLimits
 from journal.rpc.methods import Method
 from journal.rpc.pb import admin_pb2
 from journal.rpc.pb import journal_pb2 as pb
-from journal.rpc.service import Service
+from journal.rpc.service import _TURNS_BETWEEN_PARTS, Service
 from journal.types import NodeId, Revision, Slot
 from journal.versions import Record
 from tests.rpc.harness import Served, batch, guest, served, served_fake
@@ -193,6 +194,34 @@ async def test_a_scan_whose_revision_is_compacted_between_its_parts_says_so(
         with pytest.raises(RevisionCompacted):
             await here.connection.scan(b"", b"", at=Revision(5), consistency=LOCAL, limit_keys=100)
         assert asked_for == [b"", b"k2"]
+
+
+@guest
+async def test_an_offer_that_comes_during_a_scan_waits_for_one_part_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The loop comes round often enough between two parts for all the turns that an offer takes."""
+    async with served() as here:
+        await six_keys_in_three_parts(here, monkeypatch)
+        space, plain = here.node.space, here.node.space.page
+        rounds, at_part = 0, []
+
+        def come_round() -> None:
+            nonlocal rounds
+            rounds += 1
+            if len(at_part) < 3:
+                asyncio.get_running_loop().call_soon(come_round)
+
+        def page(*asked: Any) -> Any:
+            if not at_part:
+                asyncio.get_running_loop().call_soon(come_round)
+            at_part.append(rounds)
+            return plain(*asked)
+
+        monkeypatch.setattr(space, "page", page)
+        await here.call_stream(methods.SCAN_IN_PARTS, pb.ScanRequest(range=pb.Range()))
+        assert len(at_part) == 3
+        assert all(later - earlier >= _TURNS_BETWEEN_PARTS for earlier, later in pairwise(at_part)), at_part
 
 
 class Unread:
