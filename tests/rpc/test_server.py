@@ -21,8 +21,10 @@ from journal.rpc.server import ListenFailed, Server
 from tests.rpc.harness import FakeNode, Log, guest, make_transport, served, served_fake, until
 
 
-def server_on(listen: str) -> Server:
-    return Server(cast(Node, FakeNode()), make_transport(), listen=listen, log=Log().logger)
+def server_on(listen: str, unary_listen: str = "") -> Server:
+    return Server(
+        cast(Node, FakeNode()), make_transport(), listen=listen, log=Log().logger, unary_listen=unary_listen
+    )
 
 
 @guest
@@ -83,6 +85,22 @@ async def test_two_nodes_never_share_a_port() -> None:
     async with served_fake() as (_node, here):
         with pytest.raises(ListenFailed, match="in use"):
             await bridge.host().run(server_on(here.endpoint).start)
+        with pytest.raises(ListenFailed, match="in use"):
+            await bridge.host().run(server_on("127.0.0.1:0", f"127.0.0.1:{here.server.unary_port}").start)
+
+
+@guest
+async def test_what_fails_to_listen_at_one_port_lets_go_of_the_other() -> None:
+    async with served_fake() as (_node, here):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            unary = f"127.0.0.1:{free.getsockname()[1]}"
+        server = server_on(here.endpoint, unary)
+        with pytest.raises(ListenFailed, match="in use"):
+            await bridge.host().run(server.start)
+        await bridge.host().run(server.aclose)
+        again = server_on("127.0.0.1:0", unary)
+        await bridge.host().run(again.start)
+        await bridge.host().run(again.aclose)
 
 
 @pytest.mark.parametrize(
