@@ -43,7 +43,7 @@ from journal.types import NodeId, Revision, Slot
 _SCAN_STEP_KEYS = 1_000
 """A large page is read in steps, between which the node's loop may turn."""
 _TURNS_BETWEEN_PARTS = 5
-"""So often it does between two parts of a scan, because an offer's way through a node takes as many turns: one
+"""How often it does between two parts of a scan: as often as an offer needs on its way through a node. So one
 that comes during a scan waits for one part, not for all of them."""
 
 _LEASE_KEYS_MAX = 10_000
