@@ -204,7 +204,8 @@ async def test_an_offer_that_comes_during_a_scan_waits_for_one_part_only(
     async with served() as here:
         await six_keys_in_three_parts(here, monkeypatch)
         space, plain = here.node.space, here.node.space.page
-        rounds, at_part = 0, []
+        rounds = 0
+        at_part: list[int] = []
 
         def come_round() -> None:
             nonlocal rounds
