@@ -107,8 +107,9 @@ class Limits:
     tail_recent_bytes_max: int = 32 * 1024 * 1024
     """Recent commits kept decoded for the tails that are up to date."""
 
-    space_cache_records_max: int = 800_000
-    """Records of the space kept decoded in memory (a cache, not a limit on the space)."""
+    space_cache_records_max: int = 1_200_000
+    """Records of the space kept decoded in memory (a cache, not a limit on the space). A put to any other
+    key costs each node twice as much: LevelDB takes many gets for a sign that it should merge."""
 
     disk_reserve_bytes: int = 64 * 1024 * 1024
     """With less than this free on the data folder's file system, offers that grow the space are refused;

@@ -84,7 +84,8 @@ from journal.versions import (
     shown,
 )
 
-CACHE_BYTES_MAX: Final = 256 * 1024 * 1024
+CACHE_BYTES_MAX: Final = 384 * 1024 * 1024
+"""Of the payloads of cached records. Python takes about 350 bytes more for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +254,7 @@ class Space:
         self.chain = chain = chain_link(self.chain, (before, self.revision), slot, entry, body)
         outcome = OUTCOME_HEAD.pack(chain, before, self.revision) + body
         self.applied = slot
-        self._finish(slot, len(entry), superseded, outcome, writes)
+        self._finish(slot, superseded, outcome, writes)
         self._is_broken = False
         return Folded(
             slot, kind, time_ms, before, self.revision, batches or (), verdicts, outcome, writes, chain
@@ -365,7 +366,6 @@ class Space:
     def _finish(
         self,
         slot: Slot,
-        entry_bytes: int,
         superseded: list[tuple[bytes, int, bytes]],
         outcome: bytes,
         writes: list[Write],
@@ -390,7 +390,7 @@ class Space:
             self._recent.floor,
         )
         writes.append((STATE, state.seal()))
-        self.versions.commit(slot, self.revision, changed, superseded, outcome, writes, entry_bytes)
+        self.versions.commit(slot, self.revision, changed, superseded, outcome, writes)
 
     # -- the early check ------------------------------------------------------------
 

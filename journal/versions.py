@@ -117,13 +117,15 @@ class Versions:
 
     def __init__(self, reader: SpaceReader, *, cache_records_max: int, cache_bytes_max: int) -> None:
         self._reader = reader
-        self._generation_records_max = max(1, cache_records_max // 2)
-        self._generation_bytes_max = max(1, cache_bytes_max // 2)
-        # The cache: two generations. What is used moves to the young one; when that is full, the
-        # old one goes, and the young becomes old. No bookkeeping on a hit.
+        self._cache_records_max = cache_records_max
+        self._cache_bytes_max = cache_bytes_max
+        # The cache: two generations, each key in one of them at most. What is used moves to the young one;
+        # what is too much goes from the old one, a record at a time; when none is left there, the young
+        # one becomes old. No bookkeeping on a hit, no look at many records at once.
         self.young: dict[bytes, Stored] = {}
         self._old: dict[bytes, Stored] = {}
-        self._young_bytes = 0
+        self._young_bytes = 0  # of payloads; a little more where tombstones were put anew
+        self._old_bytes = 0
         self._unflushed: deque[_Unflushed] = deque()
         self._flushed_revision = 0
         self._cursor = HISTORY  # compaction has removed all history before it
@@ -148,11 +150,13 @@ class Versions:
 
     def load(self, key: bytes) -> Stored:
         """Like ``current``, for a key that is not in ``young``."""
-        record = self._old.get(key)
+        record = self._old.pop(key, None)
         if record is None:
             stored_key = CURRENT + key
             sealed = self._reader.get(stored_key)
             record = ABSENT if sealed is None else decode(stored_key, sealed)
+        else:
+            self._old_bytes -= len(record[4])
         self.young[key] = record
         self._young_bytes += len(record[4])
         return record
@@ -239,39 +243,56 @@ class Versions:
         superseded: list[tuple[bytes, int, bytes]],
         outcome: bytes,
         writes: list[Write],
-        size: int,
     ) -> None:
         """Take in what a fold made of the keys, and append its records to ``writes``.
 
-        The fold has put ``changed`` into ``young`` already; ``size`` is about how many bytes.
+        The fold has put ``changed`` into ``young`` already, each in the place of what it found there.
         """
         pack_checksum, pack_number = CHECKSUM.pack, NUMBER.pack
         append = writes.append
+        unflushed = self._unflushed
+        before = pack_number(unflushed[-1].revision if unflushed else self._flushed_revision)
+        size = 0  # by how much the cache has grown
         for key, end, payload in superseded:
+            if payload[8:16] <= before:  # modified before this slot, so it was in the cache
+                size -= len(payload)
             stored_key = b"v" + pack_number(end) + key
             append((stored_key, pack_checksum(crc32(payload, crc32(stored_key))) + payload))
         for key, record in changed.items():
             stored_key = b"k" + key
             payload = record[4]
+            size += len(payload)
             append((stored_key, pack_checksum(crc32(payload, crc32(stored_key))) + payload))
-        self._unflushed.append(_Unflushed(slot, revision, changed, superseded, outcome))
+        unflushed.append(_Unflushed(slot, revision, changed, superseded, outcome))
         self._young_bytes += size
         self.trim()
 
     def trim(self) -> None:
         """Keep the cache within its bounds. Not while somebody holds ``young``."""
-        if len(self.young) > self._generation_records_max or self._young_bytes > self._generation_bytes_max:
-            self._rotate()
+        if not self._evict():
+            self._old, self._old_bytes = self.young, self._young_bytes
+            self.young, self._young_bytes = {}, 0
+            self._evict()
 
-    def _rotate(self) -> None:
-        """Drop the old generation, but for what is not in storage yet."""
-        flushed = self._flushed_revision
-        kept = {key: record for key, record in self._old.items() if record[1] > flushed}
-        for key in kept.keys() & self.young.keys():
-            del kept[key]
-        self._old = self.young
-        self.young = kept
-        self._young_bytes = sum(len(record[4]) for record in kept.values())
+    def _evict(self) -> bool:
+        """Drop old records until the cache is within its bounds; return whether it is.
+
+        What is not in storage yet stays, as young: the cache is all that has it.
+        """
+        young, old, flushed = self.young, self._old, self._flushed_revision
+        while (
+            len(young) + len(old) > self._cache_records_max
+            or self._young_bytes + self._old_bytes > self._cache_bytes_max
+        ):
+            if not old:
+                return False
+            key, record = old.popitem()
+            size = len(record[4])
+            self._old_bytes -= size
+            if record[1] > flushed:
+                young[key] = record
+                self._young_bytes += size
+        return True
 
     def flushed(self, slot: Slot) -> None:
         """Say that the writes of every fold up to ``slot`` are in storage."""

@@ -164,7 +164,7 @@ def test_a_key_of_which_a_fold_left_nothing_is_not_there() -> None:
     old = succeed(ABSENT, 1, 1, 1, 0, b"v", 0)
     changed = {b"a": old, b"b": ABSENT, b"c": old}
     versions.young.update(changed)
-    versions.commit(Slot(1), 1, changed, [], b"", [], 0)
+    versions.commit(Slot(1), 1, changed, [], b"", [])
     found, following = read_page(versions, b"", b"", 1, 10, 1000)
     assert ([key for key, _record in found], following) == ([b"a", b"c"], None)
 
