@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from journal.storage.leveldb import WRITE_BUFFER_BYTES, LevelDBStorage
+from journal.storage.leveldb import WRITE_BUFFER_BYTES_MAX, LevelDBStorage
 from synod.chaos.fuse.disk import FuseDisk
 from tests.chaos.conftest import Chaos
 from tests.fuse.cluster import DEADLINE_S, FuseCluster
@@ -97,7 +97,7 @@ async def fill_a_log_and_begin_another(folder: Path, disk: FuseDisk) -> None:
     logs = logs_in(folder)
     disk.fail("sync", 0, files="*.ldb", slow_s=3.0)  # so the manifest, and the folder with it, comes later
     value = bytes(range(256)) * 4096  # 1 MiB
-    for number in range(WRITE_BUFFER_BYTES // len(value) + 2):
+    for number in range(WRITE_BUFFER_BYTES_MAX // len(value) + 2):
         await storage.write([(b"bulk/%d" % number, value)], sync=False)
     assert logs_in(folder) - logs, "no other log file was begun"
     await storage.write([(b"after", b"2")], sync=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import plyvel
 import pytest
 
 from journal.errors import DataFolderError, StorageFailed
-from journal.storage.leveldb import LevelDBStorage
+from journal.storage.leveldb import WRITE_BUFFER_BYTES_MAX, WRITE_BUFFER_BYTES_MIN, LevelDBStorage
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
@@ -92,3 +93,21 @@ def test_a_file_that_vanishes_while_sizes_are_added_up_is_no_fault(tmp_path: Pat
     assert storage.size_bytes() > 0
     (tmp_path / "db" / "gone").unlink()
     storage.close()
+
+
+def test_nodes_that_write_the_same_do_not_write_their_tables_at_the_same_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sync waits for a table that is being written; a quorum hides that, unless all nodes do it at once."""
+    sizes: list[int] = []
+    real = plyvel.DB
+
+    def opened(path: str, **options: Any) -> Any:
+        sizes.append(options["write_buffer_size"])
+        return real(path, **options)
+
+    monkeypatch.setattr(plyvel, "DB", opened)
+    for number in range(5):
+        LevelDBStorage(tmp_path / str(number)).close()
+    assert len(set(sizes)) == 5
+    assert all(WRITE_BUFFER_BYTES_MIN <= size < WRITE_BUFFER_BYTES_MAX for size in sizes)
