@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from scripts.bench import fill
-from scripts.bench.loads import Cores, Level, measure
-from scripts.bench.nodes import check_nodes
+from scripts.bench.loads import Level, measure
+from scripts.bench.nodes import check_nodes, settled
 from scripts.bench.results import Result
 from synod.local import LocalCluster
 
@@ -34,10 +34,6 @@ REVISIONS_SHORT = 500_000
 RETAIN_REVISIONS = 100_000
 SHARE_MIN = 0.8
 FIRST = "10,000 keys"
-IDLE_CORES = 0.1
-"""A cluster whose nodes use less than this together has nothing left to do."""
-LOOK_INTERVAL_S = 0.5
-SETTLE_S_MAX = 60.0
 
 
 async def growth(bench: Bench) -> list[Result]:
@@ -72,7 +68,7 @@ async def grown(bench: Bench, sizes: Sequence[int], revisions: int) -> list[Resu
 async def _rounds(first: Bench, growing: Bench, keys: int, result: Result) -> int:
     """Measure both in turns; return how many revisions the growing one got by it."""
     offers = 0
-    await _settled(growing)
+    await settled(growing.cluster)
     for _ in range(first.rounds):
         result.peer.append((await _bulk(first, FIRST_KEYS)).rate)
         level = await _bulk(growing, keys)
@@ -80,16 +76,6 @@ async def _rounds(first: Bench, growing: Bench, keys: int, result: Result) -> in
         result.details["cpu_us_an_offer"] = {name: round(used, 1) for name, used in level.cpu_us().items()}
         offers += level.offers
     return offers
-
-
-async def _settled(bench: Bench) -> None:
-    """Wait until the nodes are idle, or have not been for long."""
-    with trio.move_on_after(SETTLE_S_MAX):
-        while True:
-            cores = Cores(bench.cluster.running())
-            await trio.sleep(LOOK_INTERVAL_S)
-            if sum(cores.used().values()) < IDLE_CORES:
-                return
 
 
 async def _bulk(bench: Bench, keys: int) -> Level:

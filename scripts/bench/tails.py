@@ -23,7 +23,7 @@ import trio
 from journal.connection import LINEARIZABLE
 from journal.rpc.connection import GrpcConnector
 from scripts.bench.loads import Cores, Level, leader_connection
-from scripts.bench.nodes import check_nodes
+from scripts.bench.nodes import check_nodes, settled
 from scripts.bench.results import Result
 from scripts.bench.streams import Child, Readers, Writer, child
 
@@ -47,6 +47,7 @@ SETTLE_S = 0.5
 
 async def tail(bench: Bench) -> list[Result]:
     """Both parts. Nothing of them is scaled down: ``bench.seconds`` says how long each is measured."""
+    await settled(bench.cluster)  # from the rows before
     return [*await followed(bench), *await filtered(bench)]
 
 
