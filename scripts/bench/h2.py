@@ -9,44 +9,35 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from struct import Struct
 from typing import cast
 
-_FRAME = Struct(">HBBBI")  # length (its upper 16 bits, its lower 8), type, flags, stream
-_FRAME_BYTES = 9
-_PREFIX_BYTES = 5
-"""Before each gRPC message: whether it is compressed, and its length."""
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
-END_STREAM = ACK = 1
-END_HEADERS = 4
-_WINDOW_MAX = 2**31 - 1
-_WINDOW_AT_FIRST = 65_535
-_INITIAL_WINDOW_SIZE = 4
+from journal.rpc.unary.frames import (
+    ACK,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADER,
+    HEADER_BYTES,
+    HEADERS,
+    INITIAL_WINDOW_SIZE,
+    MESSAGE_PREFIX_BYTES,
+    PING,
+    PREFACE,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_AT_FIRST,
+    WINDOW_MAX,
+    frame,
+    message_prefix,
+    pack_headers,
+    settings,
+    window_update,
+)
+
 REPLENISH_BYTES = 16 * 1024 * 1024
 
 Handler = Callable[[bytes | None], None]
 """Gets each message of a stream, and None at its end."""
-
-
-def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    length = len(payload)
-    return _FRAME.pack(length >> 8, length & 255, kind, flags, stream) + payload
-
-
-def request_headers(path: str, authority: str) -> bytes:
-    """Return the header block of a gRPC call, in HPACK without a table: static names, literal values."""
-    assert len(path) < 127 and len(authority) < 127, "a length of one byte"
-
-    def literal(name: bytes, value: str) -> bytes:
-        return name + bytes([len(value)]) + value.encode()
-
-    return (
-        b"\x83\x86"  # :method POST, :scheme http
-        + literal(b"\x04", path)
-        + literal(b"\x01", authority)
-        + literal(b"\x0f\x10", "application/grpc")  # content-type
-        + literal(b"\x00\x02te", "trailers")
-    )
 
 
 class Connection(asyncio.Protocol):
@@ -66,9 +57,17 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None
         stream, self._next_stream = self._next_stream, self._next_stream + 2
         self._handlers[stream] = handler
-        body = b"\0" + len(message).to_bytes(4, "big") + message
+        headers = [
+            (b":method", b"POST"),
+            (b":scheme", b"http"),
+            (b":path", path.encode()),
+            (b":authority", self._endpoint.encode()),
+            (b"content-type", b"application/grpc"),
+            (b"te", b"trailers"),
+        ]
+        body = message_prefix(len(message)) + message
         self._transport.write(
-            frame(HEADERS, END_HEADERS, stream, request_headers(path, self._endpoint))
+            frame(HEADERS, END_HEADERS, stream, pack_headers(headers))
             + frame(DATA, END_STREAM if half_close else 0, stream, body)
         )
 
@@ -80,12 +79,10 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        window = _INITIAL_WINDOW_SIZE.to_bytes(2, "big") + _WINDOW_MAX.to_bytes(4, "big")
-        more = (_WINDOW_MAX - _WINDOW_AT_FIRST).to_bytes(4, "big")
         self._transport.write(
-            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-            + frame(SETTINGS, 0, 0, window)
-            + frame(WINDOW_UPDATE, 0, 0, more)
+            PREFACE
+            + settings({INITIAL_WINDOW_SIZE: WINDOW_MAX})
+            + window_update(0, WINDOW_MAX - WINDOW_AT_FIRST)
         )
 
     def connection_lost(self, _error: Exception | None) -> None:
@@ -97,12 +94,12 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         data = self._rest + data if self._rest else data
         at, size = 0, len(data)
-        while size - at >= _FRAME_BYTES:
-            upper, lower, kind, flags, stream = _FRAME.unpack_from(data, at)
-            end = at + _FRAME_BYTES + (upper << 8 | lower)
+        while size - at >= HEADER_BYTES:
+            upper, lower, kind, flags, stream = HEADER.unpack_from(data, at)
+            end = at + HEADER_BYTES + (upper << 8 | lower)
             if end > size:
                 break
-            self._take(kind, flags, stream, data[at + _FRAME_BYTES : end])
+            self._take(kind, flags, stream, data[at + HEADER_BYTES : end])
             at = end
         self._rest = data[at:]
 
@@ -111,12 +108,12 @@ class Connection(asyncio.Protocol):
         if kind == DATA:
             self._unacknowledged += len(payload)
             if self._unacknowledged >= REPLENISH_BYTES:
-                self._transport.write(frame(WINDOW_UPDATE, 0, 0, self._unacknowledged.to_bytes(4, "big")))
+                self._transport.write(window_update(0, self._unacknowledged))
                 self._unacknowledged = 0
             if stream in self._handlers:
                 self._messages(stream, payload)
         elif kind == SETTINGS and not flags & ACK:
-            self._transport.write(frame(SETTINGS, ACK, 0, b""))
+            self._transport.write(frame(SETTINGS, ACK, 0))
         elif kind == PING and not flags & ACK:
             self._transport.write(frame(PING, ACK, 0, payload))
         if kind == RST_STREAM or (kind in (DATA, HEADERS) and flags & END_STREAM):
@@ -127,8 +124,8 @@ class Connection(asyncio.Protocol):
     def _messages(self, stream: int, payload: bytes) -> None:
         data = self._parts.pop(stream, b"") + payload
         handler, at = self._handlers[stream], 0
-        while len(data) - at >= _PREFIX_BYTES:
-            begin = at + _PREFIX_BYTES
+        while len(data) - at >= MESSAGE_PREFIX_BYTES:
+            begin = at + MESSAGE_PREFIX_BYTES
             end = begin + int.from_bytes(data[at + 1 : begin], "big")
             if end > len(data):
                 break

@@ -10,6 +10,7 @@ import pytest
 from journal.commits import Change, Commit
 from journal.rpc.pb import journal_pb2 as pb
 from journal.rpc.tails import pack_commits
+from journal.rpc.unary import frames
 from journal.types import Revision, Slot
 from scripts.bench import etcd, fill, h2, streams
 from scripts.bench.streams import Readers, Writer
@@ -126,8 +127,8 @@ def grpc_message(payload: bytes) -> bytes:
 def test_messages_are_put_together_however_they_are_cut(cut: int) -> None:
     connection, _pipe, got = connected()
     body = grpc_message(b"one") + grpc_message(b"") + grpc_message(b"x" * 300)
-    sent = b"".join(h2.frame(h2.DATA, 0, 1, body[at : at + 11]) for at in range(0, len(body), 11))
-    sent = h2.frame(h2.HEADERS, h2.END_HEADERS, 1, b"whatever") + sent
+    sent = b"".join(frames.frame(frames.DATA, 0, 1, body[at : at + 11]) for at in range(0, len(body), 11))
+    sent = frames.frame(frames.HEADERS, frames.END_HEADERS, 1, b"whatever") + sent
     for at in range(0, len(sent), cut):
         connection.data_received(sent[at : at + cut])
     assert got == [b"one", b"", b"x" * 300]
@@ -135,20 +136,22 @@ def test_messages_are_put_together_however_they_are_cut(cut: int) -> None:
 
 def test_a_stream_that_ends_says_so_once() -> None:
     connection, _pipe, got = connected()
-    connection.data_received(h2.frame(h2.HEADERS, h2.END_HEADERS | h2.END_STREAM, 1, b""))
-    connection.data_received(h2.frame(h2.RST_STREAM, 0, 1, bytes(4)))
+    connection.data_received(frames.frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, 1, b""))
+    connection.data_received(frames.frame(frames.RST_STREAM, 0, 1, bytes(4)))
     connection.connection_lost(None)
     assert got == [None]
 
 
 def test_pings_settings_and_windows_are_answered() -> None:
     connection, pipe, _got = connected()
-    connection.data_received(h2.frame(h2.SETTINGS, 0, 0, b"") + h2.frame(h2.PING, 0, 0, b"12345678"))
-    assert bytes(pipe.written) == h2.frame(h2.SETTINGS, h2.ACK, 0, b"") + h2.frame(
-        h2.PING, h2.ACK, 0, b"12345678"
+    connection.data_received(
+        frames.frame(frames.SETTINGS, 0, 0, b"") + frames.frame(frames.PING, 0, 0, b"12345678")
+    )
+    assert bytes(pipe.written) == frames.frame(frames.SETTINGS, frames.ACK, 0) + frames.frame(
+        frames.PING, frames.ACK, 0, b"12345678"
     )
     pipe.written.clear()
     piece = bytes(2**20)
     for _ in range(h2.REPLENISH_BYTES // len(piece)):
-        connection.data_received(h2.frame(h2.DATA, 0, 9, piece))
-    assert bytes(pipe.written) == h2.frame(h2.WINDOW_UPDATE, 0, 0, h2.REPLENISH_BYTES.to_bytes(4, "big"))
+        connection.data_received(frames.frame(frames.DATA, 0, 9, piece))
+    assert bytes(pipe.written) == frames.window_update(0, h2.REPLENISH_BYTES)
