@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, Self
 
 from synod.local_state import (
     ADD,
+    DIRECT_PORT_ABOVE,
     HOST,
-    UNARY_PORT_ABOVE,
     AgentPlan,
     LocalClusterError,
     NoCluster,
@@ -101,7 +101,7 @@ class LocalCluster:
             raise LocalClusterError(f"a cluster has 1 to {NODES_MAX} nodes, not {nodes} (3 or 5 are usual)")
         cluster = cls(Path(folder).absolute())
         ports = free_ports(nodes) if base_port is None else [base_port + n for n in range(1, nodes + 1)]
-        if ports[-1] + UNARY_PORT_ABOVE > 65_535 or ports[0] < 1:
+        if ports[-1] + DIRECT_PORT_ABOVE > 65_535 or ports[0] < 1:
             raise LocalClusterError(f"base port {base_port} leaves no valid ports for {nodes} nodes")
         state = State(
             cluster=f"synod-{secrets.token_hex(6)}",
@@ -159,13 +159,13 @@ class LocalCluster:
     def endpoint(self, node: int) -> str:
         return self._plan(self._file.read(), node).endpoint
 
-    def unary_endpoint(self, node: int) -> str:
+    def direct_endpoint(self, node: int) -> str:
         """Return where a node serves the unary calls of plain gRPC clients."""
-        return self._plan(self._file.read(), node).unary
+        return self._plan(self._file.read(), node).direct
 
     @property
-    def unary_endpoints(self) -> list[str]:
-        return [plan.unary for plan in self._file.read().nodes]
+    def direct_endpoints(self) -> list[str]:
+        return [plan.direct for plan in self._file.read().nodes]
 
     def node_folder(self, node: int) -> Path:
         return self.folder / f"node-{node}"
@@ -587,7 +587,7 @@ class LocalCluster:
     def _spawn_node(self, state: State, plan: NodePlan) -> ProcessRef:
         command = ["node", "--node", str(plan.node), "--dir", str(self.node_folder(plan.node))]
         command += ["--listen", plan.endpoint, "--cluster", state.cluster]
-        command += ["--http-listen", plan.http, "--unary-listen", plan.unary]
+        command += ["--http-listen", plan.http, "--direct-listen", plan.direct]
         command += state.node_args
         command += start_words(state, plan)
         return self._spawn(state, plan.name, command)

@@ -21,7 +21,7 @@ from synod.processes import ProcessRef
 FORMAT = 1
 HTTP_PORT_ABOVE = 100
 """A node serves its metrics so far above the port of its endpoint."""
-UNARY_PORT_ABOVE = 200
+DIRECT_PORT_ABOVE = 200
 """The same for the unary calls of plain gRPC clients."""
 HOST = "127.0.0.1"
 
@@ -77,9 +77,9 @@ class NodePlan:
         return self._above(HTTP_PORT_ABOVE)
 
     @property
-    def unary(self) -> str:
+    def direct(self) -> str:
         """Where it serves the unary calls of plain gRPC clients."""
-        return self._above(UNARY_PORT_ABOVE)
+        return self._above(DIRECT_PORT_ABOVE)
 
     @property
     def listens(self) -> dict[int, str]:
@@ -87,7 +87,7 @@ class NodePlan:
         return {
             self.port: self.endpoint,
             self.port + HTTP_PORT_ABOVE: f"{self.http} for its metrics",
-            self.port + UNARY_PORT_ABOVE: f"{self.unary} for unary calls",
+            self.port + DIRECT_PORT_ABOVE: f"{self.direct} for unary calls",
         }
 
     def _above(self, ports: int) -> str:
@@ -241,7 +241,7 @@ def free_ports(count: int) -> list[int]:
     for _ in range(200):
         first = rng.choice(_FREE_PORTS[:-count])
         ports = list(range(first, first + count))
-        above = (0, HTTP_PORT_ABOVE, UNARY_PORT_ABOVE)
+        above = (0, HTTP_PORT_ABOVE, DIRECT_PORT_ABOVE)
         if all(port_is_free(port + more) for port in ports for more in above):
             return ports
     raise LocalClusterError("no free ports found on this machine; choose some with --base-port")

@@ -31,7 +31,7 @@ class NodeView:
     """Why it says nothing; empty where it does."""
     http: str = ""
     """Where it serves its metrics, if that is known."""
-    unary: str = ""
+    direct: str = ""
     """Where it serves the unary calls of plain gRPC clients, if that is known."""
 
     @property
@@ -49,7 +49,7 @@ class NodeView:
             "role": self.role,
             "pid": self.pid,
             "http": self.http or None,
-            "unary": self.unary or None,
+            "direct": self.direct or None,
             "health": self.why or (self.said.health if self.said else "unknown"),
         }
         if self.said:
@@ -63,7 +63,7 @@ def view_of(
     plan: NodePlan, ref: ProcessRef | None, paused: bool, answer: NodeStatus | str | None
 ) -> NodeView:
     """Return a node as it is seen; ``answer``: its status, why it gave none, or None if it was not asked."""
-    ports = plan.http, plan.unary
+    ports = plan.http, plan.direct
     if ref is None:
         return NodeView(plan.node, plan.endpoint, None, "down", None, "not running", *ports)
     if paused:

@@ -61,14 +61,14 @@ class EdgeLimits:
     """Replies that are ready together travel in one message of about this size."""
     get_bytes_max: int = 2 * 1024 * 1024
     """Keys and values of one Get."""
-    unary_connections_max: int = 1_024
-    """Connections to the unary port (``rpc/unary``); a further one is closed at once."""
-    unary_calls_max: int = 16_384
+    direct_connections_max: int = 1_024
+    """Connections to the direct port (``rpc/direct``); a further one is closed at once."""
+    direct_calls_max: int = 16_384
     """Its calls that clients wait for, on all connections together; and that the node works on, where
     nobody waits any more."""
-    unary_request_bytes_max: int = 64 * 1024 * 1024
+    direct_request_bytes_max: int = 64 * 1024 * 1024
     """Its requests that have not come as a whole yet, together."""
-    unary_unread_bytes_max: int = 64 * 1024 * 1024
+    direct_unread_bytes_max: int = 64 * 1024 * 1024
     """Its replies that wait to be read, together; past it who reads least is hung up on."""
     progress_ms: int = 1_000
     """How often an idle tail says so, where the reader does not ask for anything else."""

@@ -114,8 +114,8 @@ class NodeOptions:
     edge_limits: EdgeLimits = field(default_factory=EdgeLimits)
     election_timeout_s: float = 1.0
     heartbeat_interval_s: float = 0.1
-    unary_listen: str = ""
-    """Where plain gRPC clients send unary calls, ``host:port`` (``rpc.unary``). Empty: only to ``listen``."""
+    direct_listen: str = ""
+    """Where plain gRPC clients send unary calls, ``host:port`` (``rpc.direct``). Empty: to ``listen``."""
     http_listen: str = ""
     """Where ``/metrics``, ``/livez`` and ``/readyz`` are served, ``host:port``. Empty: nowhere."""
     disk_free_bytes_min: int = DISK_FREE_BYTES_MIN
@@ -340,7 +340,7 @@ async def _run_node(options: NodeOptions, log: FilteringBoundLogger) -> None:
             listen=options.listen,
             log=log,
             limits=options.edge_limits,
-            unary_listen=options.unary_listen,
+            direct_listen=options.direct_listen,
         )
         watched = await _watched(node, options.http_listen, log) if options.http_listen else None
         beside = [] if watched is None else [watched]

@@ -24,6 +24,7 @@ from structlog.typing import FilteringBoundLogger
 from journal.errors import JournalError
 from journal.rpc import methods
 from journal.rpc.channels import MESSAGE_SLACK_BYTES, server_options
+from journal.rpc.direct.listener import Handler, Listener
 from journal.rpc.edge import Context, Edge, EdgeLimits, decoded
 from journal.rpc.methods import Method
 from journal.rpc.pb import paxos_pb2 as px
@@ -31,7 +32,6 @@ from journal.rpc.peers import GrpcTransport
 from journal.rpc.service import Service
 from journal.rpc.submit import Submissions
 from journal.rpc.tails import Tails
-from journal.rpc.unary.listener import Handler, Listener
 
 if TYPE_CHECKING:
     from journal.node import Node
@@ -58,10 +58,10 @@ class Server:
         listen: str,
         log: FilteringBoundLogger,
         limits: EdgeLimits | None = None,
-        unary_listen: str = "",
+        direct_listen: str = "",
     ) -> None:
-        """``listen`` is ``host:port``; port 0 takes a free one, which ``port`` then tells. ``unary_listen``:
-        the same for the unary port (``rpc.unary``), which ``unary_port`` tells; empty: there is none.
+        """``listen`` is ``host:port``; port 0 takes a free one, which ``port`` then tells. ``direct_listen``:
+        the same for the direct port (``rpc.direct``), which ``direct_port`` tells; empty: there is none.
 
         From the asyncio side, like everything here.
         """
@@ -73,10 +73,10 @@ class Server:
         self._server: grpc.aio.Server | None = None
         self._health = health.aio.HealthServicer()
         self._tasks: list[asyncio.Task[None]] = []
-        self._unary_listen = unary_listen
-        self._unary: Listener | None = None
+        self._direct_listen = direct_listen
+        self._direct: Listener | None = None
         self.port = 0
-        self.unary_port = 0
+        self.direct_port = 0
 
     async def start(self) -> None:
         """Begin to serve. Raises ``ListenFailed``."""
@@ -97,17 +97,17 @@ class Server:
         )
         reflection.enable_server_reflection(names, server)
         _check_listen(self._listen)
-        if self._unary_listen:
-            self._unary = Listener(
+        if self._direct_listen:
+            self._direct = Listener(
                 self._edge, submissions, unary, request_bytes_max=request_bytes_max, health=self._health_of
             )
-            host, port = _check_listen(self._unary_listen)
+            host, port = _check_listen(self._direct_listen)
             try:
-                await self._unary.start(host, port)
+                await self._direct.start(host, port)
             except OSError as error:
-                raise ListenFailed(f"cannot listen on {self._unary_listen}: {error}") from None
-            self.unary_port = self._unary.port
-            self._log.info("unary.listening", listen=self._unary_listen, port=self.unary_port)
+                raise ListenFailed(f"cannot listen on {self._direct_listen}: {error}") from None
+            self.direct_port = self._direct.port
+            self._log.info("direct.listening", listen=self._direct_listen, port=self.direct_port)
         try:
             self.port = server.add_insecure_port(self._listen)
         except RuntimeError as error:
@@ -126,8 +126,8 @@ class Server:
         if self._tasks:
             await asyncio.wait(self._tasks)
             self._tasks.clear()
-        if self._unary is not None:
-            await self._unary.aclose()
+        if self._direct is not None:
+            await self._direct.aclose()
         server, self._server = self._server, None
         if server is None:
             return

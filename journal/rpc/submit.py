@@ -64,7 +64,7 @@ class Submissions:
         return pb.SubmitReply(results=[self.result(answer) for answer in answers])
 
     async def once(self, request: pb.SubmitRequest) -> pb.SubmitResult:
-        """Serve one SubmitOnce of gRPC's server. The unary port has ``take`` and ``result``."""
+        """Serve one SubmitOnce of gRPC's server. The direct port has ``take`` and ``result``."""
         answered: asyncio.Future[Answer] = self._edge.loop.create_future()
 
         def reply(answer: Answer, _weight: int) -> None:

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
-from journal.rpc.unary.frames import (
+from journal.rpc.direct.frames import (
     ACK,
     DATA,
     END_HEADERS,

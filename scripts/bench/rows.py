@@ -54,9 +54,9 @@ class Bench:
     async def leader_endpoint(self) -> str:
         return self.cluster.endpoint(await self._leader())
 
-    async def unary_endpoint(self) -> str:
+    async def direct_endpoint(self) -> str:
         """Return where the leader serves the unary calls of plain gRPC clients."""
-        return self.cluster.unary_endpoint(await self._leader())
+        return self.cluster.direct_endpoint(await self._leader())
 
     async def _leader(self) -> int:
         leader = await trio.to_thread.run_sync(self.cluster.leader)
@@ -175,7 +175,7 @@ async def unary(bench: Bench) -> list[Result]:
                     against_etcd.peer.append((await bench.etcd_puts(inflight)).per_s)
                     by_grpc.peer.append(against_etcd.peer[-1])
                 bare = await h2load.run(echo, UNARY, bytes(300), inflight=inflight, seconds=bench.seconds)
-                ours = await _submit_once(bench, await bench.unary_endpoint(), inflight)
+                ours = await _submit_once(bench, await bench.direct_endpoint(), inflight)
                 against_echo.peer.append(bare.per_s)
                 against_etcd.ours.append(ours.per_s)
                 against_echo.ours.append(ours.per_s)
@@ -235,7 +235,7 @@ async def read(bench: Bench) -> list[Result]:
                 result.ours.append(level.rate)
             request = pb.GetRequest(keys=[GET_KEY], consistency=pb.CONSISTENCY_LINEARIZABLE)
             for result, endpoint in (
-                (unary_get, await bench.unary_endpoint()),
+                (unary_get, await bench.direct_endpoint()),
                 (by_grpc, await bench.leader_endpoint()),
             ):
                 message = request.SerializeToString()

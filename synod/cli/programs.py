@@ -89,7 +89,7 @@ def parse_members(text: str, option: str = "--members") -> tuple[tuple[int, str]
     help="The last N slots stay in the log whatever is compacted: who is less behind needs no snapshot.",
 )
 @click.option(
-    "--unary-listen",
+    "--direct-listen",
     metavar="HOST:PORT",
     help="Where unary calls of plain gRPC clients are served, at a fraction of what they cost at --listen."
     " Without it: only there.",
@@ -142,7 +142,7 @@ def node(
     retain_revisions: int,
     retain_hours: float,
     log_slots_retained: int,
-    unary_listen: str | None,
+    direct_listen: str | None,
     http_listen: str | None,
     alarm_disk_free_mib: int,
     disk_reserve_mib: int,
@@ -188,7 +188,7 @@ def node(
             heartbeat_interval_s=heartbeat_interval_ms / 1000,
             retain_revisions=retain_revisions,
             retain_s=retain_hours * 3600,
-            unary_listen=parse_endpoints(unary_listen, "--unary-listen")[0] if unary_listen else "",
+            direct_listen=parse_endpoints(direct_listen, "--direct-listen")[0] if direct_listen else "",
             http_listen=parse_endpoints(http_listen, "--http-listen")[0] if http_listen else "",
             disk_free_bytes_min=alarm_disk_free_mib << 20,
             limits=Limits(

@@ -8,9 +8,9 @@ import msgpack
 import pytest
 
 from journal.commits import Change, Commit
+from journal.rpc.direct import frames
 from journal.rpc.pb import journal_pb2 as pb
 from journal.rpc.tails import pack_commits
-from journal.rpc.unary import frames
 from journal.types import Revision, Slot
 from scripts.bench import etcd, fill, h2, streams
 from scripts.bench.streams import Readers, Writer

@@ -122,21 +122,21 @@ class Served(SimpleNamespace):
     connection: GrpcConnection
     channel: grpc.aio.Channel
     unary: grpc.aio.Channel
-    """To the unary port."""
+    """To the direct port."""
     log: Log
 
     async def call(
-        self, method: Method, request: Message, metadata: Any = (), *, unary_port: bool = False
+        self, method: Method, request: Message, metadata: Any = (), *, direct_port: bool = False
     ) -> Any:
         """Make a unary call as a client in any language does."""
 
-        return await bridge.host().run(self.call_here, method, request, metadata, unary_port)
+        return await bridge.host().run(self.call_here, method, request, metadata, direct_port)
 
     async def call_here(
-        self, method: Method, request: Message, metadata: Any = (), unary_port: bool = False
+        self, method: Method, request: Message, metadata: Any = (), direct_port: bool = False
     ) -> Any:
         """``call`` for the asyncio side."""
-        channel = self.unary if unary_port else self.channel
+        channel = self.unary if direct_port else self.channel
         made = channel.unary_unary(
             method.path, request_serializer=methods.encode, response_deserializer=method.decode_reply
         )
@@ -196,7 +196,7 @@ async def served(
         membership=Membership(voters=(Member(NodeId(1), "127.0.0.1:1"),)),
     )
     server = Server(
-        node, transport, listen="127.0.0.1:0", log=log.logger, limits=edge, unary_listen="127.0.0.1:0"
+        node, transport, listen="127.0.0.1:0", log=log.logger, limits=edge, direct_listen="127.0.0.1:0"
     )
     async with trio.open_nursery() as nursery, reachable(server, node, log) as found:
         nursery.start_soon(node.run)
@@ -213,7 +213,7 @@ async def reachable(server: Server, node: Any, log: Log) -> AsyncIterator[Served
     endpoint = f"127.0.0.1:{server.port}"
     connector = GrpcConnector(CLUSTER)
     channel = grpc.aio.insecure_channel(endpoint, options=channel_options())
-    unary = grpc.aio.insecure_channel(f"127.0.0.1:{server.unary_port}", options=channel_options())
+    unary = grpc.aio.insecure_channel(f"127.0.0.1:{server.direct_port}", options=channel_options())
     try:
         yield Served(
             node=node,
@@ -275,7 +275,7 @@ async def served_fake(*, edge: EdgeLimits | None = None) -> AsyncIterator[tuple[
         listen="127.0.0.1:0",
         log=log.logger,
         limits=edge,
-        unary_listen="127.0.0.1:0",
+        direct_listen="127.0.0.1:0",
     )
     async with reachable(server, node, log) as found:
         yield node, found

@@ -1,4 +1,4 @@
-"""The unary port frame by frame: what a client may send, what ends its call, and what its connection."""
+"""The direct port frame by frame: what a client may send, what ends its call, and what its connection."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ import trio
 from hpack import Decoder
 
 from journal.rpc import methods
-from journal.rpc.edge import EdgeLimits
-from journal.rpc.pb import journal_pb2 as pb
-from journal.rpc.unary import connection as connection_module
-from journal.rpc.unary import frames
-from journal.rpc.unary.frames import (
+from journal.rpc.direct import connection as connection_module
+from journal.rpc.direct import frames
+from journal.rpc.direct.frames import (
     ACK,
     CONTINUATION,
     DATA,
@@ -36,8 +34,10 @@ from journal.rpc.unary.frames import (
     frame,
     pack_headers,
 )
+from journal.rpc.edge import EdgeLimits
+from journal.rpc.pb import journal_pb2 as pb
 from tests.rpc.harness import Served, guest, served, served_fake, until
-from tests.rpc.test_unary import is_idle, listener_of
+from tests.rpc.test_direct import is_idle, listener_of
 
 BEGIN = frames.PREFACE + frame(SETTINGS, 0, 0)
 VALUE = bytes(range(256)) * 200
@@ -137,7 +137,7 @@ class Client:
 
 @asynccontextmanager
 async def client_of(here: Served, *begin: bytes) -> AsyncIterator[Client]:
-    stream = await trio.open_tcp_stream("127.0.0.1", here.server.unary_port)
+    stream = await trio.open_tcp_stream("127.0.0.1", here.server.direct_port)
     async with stream:
         client = Client(stream)
         await client.send(*(begin or (BEGIN,)))
@@ -405,12 +405,12 @@ async def test_a_reset_lets_go_of_what_waits_for_the_window() -> None:
 
 @guest
 async def test_who_does_not_read_is_hung_up_on() -> None:
-    async with served(edge=EdgeLimits(unary_unread_bytes_max=1_000_000)) as here:
+    async with served(edge=EdgeLimits(direct_unread_bytes_max=1_000_000)) as here:
         await here.put(b"key", VALUE)
         wide = frames.settings({frames.INITIAL_WINDOW_SIZE: 1 << 30}) + more(0, 1 << 30)
         async with client_of(here, frames.PREFACE + wide) as client:
             await client.send(*(call(stream) for stream in range(1, 201, 2)))
-            await until(lambda: here.node.counters.limits_hit["unary_unread_bytes_max"] == 1)
+            await until(lambda: here.node.counters.limits_hit["direct_unread_bytes_max"] == 1)
             await until(lambda: not listener_of(here.server)._connections)
         await until(lambda: is_idle(here.server))
         async with client_of(here) as client:
@@ -420,7 +420,7 @@ async def test_who_does_not_read_is_hung_up_on() -> None:
 
 @guest
 async def test_who_opens_no_window_is_hung_up_on() -> None:
-    async with served(edge=EdgeLimits(unary_unread_bytes_max=1_000_000)) as here:
+    async with served(edge=EdgeLimits(direct_unread_bytes_max=1_000_000)) as here:
         await here.put(b"key", VALUE)
         none = frames.settings({frames.INITIAL_WINDOW_SIZE: 0})
         async with client_of(here, frames.PREFACE + none) as client:
@@ -428,7 +428,7 @@ async def test_who_opens_no_window_is_hung_up_on() -> None:
             with pytest.raises((EOFError, trio.BrokenResourceError)):
                 while True:
                     assert (await client.frame())[0] == HEADERS
-        assert here.node.counters.limits_hit["unary_unread_bytes_max"] == 1
+        assert here.node.counters.limits_hit["direct_unread_bytes_max"] == 1
 
 
 @guest
@@ -544,7 +544,7 @@ async def test_streams_past_the_limit_are_refused() -> None:
 
 @guest
 async def test_calls_that_never_become_whole_count_as_well() -> None:
-    async with served(edge=EdgeLimits(unary_calls_max=2)) as here, client_of(here) as client:
+    async with served(edge=EdgeLimits(direct_calls_max=2)) as here, client_of(here) as client:
         await client.send(*(frame(HEADERS, END_HEADERS, stream, head()) for stream in (1, 3, 5)))
         assert await client.reply(5) == (b"", "8")
         assert await client.frame() == (RST_STREAM, 0, 5, bytes(4))

@@ -21,9 +21,9 @@ from journal.rpc.server import ListenFailed, Server
 from tests.rpc.harness import FakeNode, Log, guest, make_transport, served, served_fake, until
 
 
-def server_on(listen: str, unary_listen: str = "") -> Server:
+def server_on(listen: str, direct_listen: str = "") -> Server:
     return Server(
-        cast(Node, FakeNode()), make_transport(), listen=listen, log=Log().logger, unary_listen=unary_listen
+        cast(Node, FakeNode()), make_transport(), listen=listen, log=Log().logger, direct_listen=direct_listen
     )
 
 
@@ -86,7 +86,7 @@ async def test_two_nodes_never_share_a_port() -> None:
         with pytest.raises(ListenFailed, match="in use"):
             await bridge.host().run(server_on(here.endpoint).start)
         with pytest.raises(ListenFailed, match="in use"):
-            await bridge.host().run(server_on("127.0.0.1:0", f"127.0.0.1:{here.server.unary_port}").start)
+            await bridge.host().run(server_on("127.0.0.1:0", f"127.0.0.1:{here.server.direct_port}").start)
 
 
 @guest

@@ -35,8 +35,8 @@ from tests.rpc.harness import FakeNode, Served, batch, guest, make_transport, se
 
 A_PUT = Offer(mutations=(Put(b"key", b"value"),))
 
-BOTH_PORTS = pytest.mark.parametrize("unary_port", [False, True], ids=["grpc", "unary"])
-"""What holds for a unary call holds at gRPC's own server and at the unary port."""
+BOTH_PORTS = pytest.mark.parametrize("direct_port", [False, True], ids=["grpc", "unary"])
+"""What holds for a unary call holds at gRPC's own server and at the direct port."""
 
 
 def typed_put(key: bytes, value: bytes = b"v", **offer: Any) -> pb.Offer:
@@ -59,14 +59,14 @@ async def test_packed_batch_gets_verdicts_in_order() -> None:
 
 @BOTH_PORTS
 @guest
-async def test_typed_batch_gets_typed_verdicts(unary_port: bool) -> None:
+async def test_typed_batch_gets_typed_verdicts(direct_port: bool) -> None:
     async with served() as here:
         offers = [
             typed_put(b"a", label="first"),
             typed_put(b"a", expect=[pb.Expect(key=b"a", revision=7)], sequence=1),
         ]
         request = pb.SubmitRequest(id=5, batch=pb.Batch(offers=offers), receipt_values=True)
-        result = await here.call(methods.SUBMIT_ONCE, request, unary_port=unary_port)
+        result = await here.call(methods.SUBMIT_ONCE, request, direct_port=direct_port)
         assert result.id == 5
         accepted, lost = result.verdicts.verdicts
         assert accepted.accepted == 1
@@ -103,12 +103,12 @@ async def test_receipts_carry_values_if_asked_for_also_in_the_stream() -> None:
 
 @BOTH_PORTS
 @guest
-async def test_packed_batch_gets_packed_verdicts_once(unary_port: bool) -> None:
+async def test_packed_batch_gets_packed_verdicts_once(direct_port: bool) -> None:
     async with served() as here:
         await here.put(b"key", b"present")
         packed = batch(A_PUT, Offer((Put(b"key", b"x"),), expect=((b"key", 9),)))
         request = pb.SubmitRequest(id=7, packed=packed, receipt_values=True)
-        result = await here.call(methods.SUBMIT_ONCE, request, unary_port=unary_port)
+        result = await here.call(methods.SUBMIT_ONCE, request, direct_port=direct_port)
         accepted, lost = unpack_verdicts(result.packed)
         assert (result.id, accepted) == (7, 2)
         assert isinstance(lost, Rejected) and lost.value == b"value"
@@ -116,14 +116,14 @@ async def test_packed_batch_gets_packed_verdicts_once(unary_port: bool) -> None:
 
 @BOTH_PORTS
 @guest
-async def test_a_plain_clients_base_is_the_nodes_revision(unary_port: bool) -> None:
+async def test_a_plain_clients_base_is_the_nodes_revision(direct_port: bool) -> None:
     """Else the ids of a client that nobody remembers would look like those of a forgotten one."""
     async with served() as here:
         await here.put(b"x")
         named = pb.Batch(client=b"plain", offers=[typed_put(b"a", sequence=1)])
         request = pb.SubmitRequest(batch=named)
-        once = await here.call(methods.SUBMIT_ONCE, request, unary_port=unary_port)
-        again = await here.call(methods.SUBMIT_ONCE, request, unary_port=not unary_port)
+        once = await here.call(methods.SUBMIT_ONCE, request, direct_port=direct_port)
+        again = await here.call(methods.SUBMIT_ONCE, request, direct_port=not direct_port)
         assert once.verdicts.verdicts[0].accepted == 2
         assert again == once
 
@@ -205,7 +205,7 @@ async def test_replies_that_are_ready_together_travel_together() -> None:
     ],
 )
 def test_refusal_is_the_same_in_the_stream_and_in_the_unary_form(
-    error: JournalError, status: grpc.StatusCode, unary_port: bool
+    error: JournalError, status: grpc.StatusCode, direct_port: bool
 ) -> None:
     @guest
     async def run() -> None:
@@ -217,7 +217,7 @@ def test_refusal_is_the_same_in_the_stream_and_in_the_unary_form(
             assert vars(caught.value) == vars(error)
             with pytest.raises(grpc.aio.AioRpcError) as failed:
                 request = pb.SubmitRequest(packed=batch(A_PUT))
-                await here.call(methods.SUBMIT_ONCE, request, unary_port=unary_port)
+                await here.call(methods.SUBMIT_ONCE, request, direct_port=direct_port)
             assert failed.value.code() is status
             assert failed.value.details() == str(error)
             trailers = dict(failed.value.trailing_metadata() or ())
@@ -271,13 +271,13 @@ async def test_an_error_after_the_offers_were_taken_in_says_that_the_outcome_is_
 
 @BOTH_PORTS
 @guest
-async def test_a_unary_call_says_so_too(unary_port: bool) -> None:
+async def test_a_unary_call_says_so_too(direct_port: bool) -> None:
     async with served_fake() as (node, here):
 
         async def submit(error: JournalError, *, unknown: bool) -> None:
             with pytest.raises(grpc.aio.AioRpcError) as failed:
                 request = pb.SubmitRequest(packed=batch(A_PUT))
-                await here.call(methods.SUBMIT_ONCE, request, unary_port=unary_port)
+                await here.call(methods.SUBMIT_ONCE, request, direct_port=direct_port)
             assert failed.value.details() == str(error)
             said = dict(failed.value.trailing_metadata() or ())["synod-error-bin"]
             assert pb.Error.FromString(said).outcome_unknown is unknown
@@ -300,7 +300,7 @@ async def test_a_malformed_batch_is_refused_and_the_next_one_served() -> None:
 
 @BOTH_PORTS
 @guest
-async def test_a_request_of_neither_form_and_a_mutation_of_no_kind_are_refused(unary_port: bool) -> None:
+async def test_a_request_of_neither_form_and_a_mutation_of_no_kind_are_refused(direct_port: bool) -> None:
     async with served() as here:
         for request, where in (
             (pb.SubmitRequest(), "form"),
@@ -324,14 +324,14 @@ async def test_a_request_of_neither_form_and_a_mutation_of_no_kind_are_refused(u
             ),
         ):
             with pytest.raises(grpc.aio.AioRpcError) as failed:
-                await here.call(methods.SUBMIT_ONCE, request, unary_port=unary_port)
+                await here.call(methods.SUBMIT_ONCE, request, direct_port=direct_port)
             assert failed.value.code() is grpc.StatusCode.INVALID_ARGUMENT
             assert (failed.value.details() or "").startswith(f"{where}: ")
 
 
 @BOTH_PORTS
 @guest
-async def test_an_oversized_message_harms_only_its_sender(unary_port: bool) -> None:
+async def test_an_oversized_message_harms_only_its_sender(direct_port: bool) -> None:
     async with served(limits=Limits(batch_bytes_max=1024 * 1024)) as here:
         with pytest.raises(OfferInvalid, match="bytes"):
             await here.connection.submit(bytes(1024 * 1024 + 100_000))  # over the node's own limit
@@ -339,7 +339,7 @@ async def test_an_oversized_message_harms_only_its_sender(unary_port: bool) -> N
             await here.connection.submit(bytes(4 * 1024 * 1024))  # not even sent
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             request = pb.SubmitRequest(packed=bytes(4 * 1024 * 1024))
-            await here.call(methods.SUBMIT_ONCE, request, unary_port=unary_port)
+            await here.call(methods.SUBMIT_ONCE, request, direct_port=direct_port)
         assert failed.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert await here.connection.submit(batch(A_PUT)) == [1]
 
@@ -361,7 +361,7 @@ async def test_a_client_of_another_cluster_is_refused_and_nothing_submitted() ->
 
 @BOTH_PORTS
 @guest
-async def test_a_bug_in_the_node_is_internal_to_the_client_and_logged(unary_port: bool) -> None:
+async def test_a_bug_in_the_node_is_internal_to_the_client_and_logged(direct_port: bool) -> None:
     async with served_fake() as (node, here):
 
         def broken(_data: bytes, _reply: object) -> None:
@@ -369,12 +369,12 @@ async def test_a_bug_in_the_node_is_internal_to_the_client_and_logged(unary_port
 
         node.submit = broken  # type: ignore[method-assign, assignment]
         with pytest.raises(grpc.aio.AioRpcError) as failed:
-            await here.call(methods.SUBMIT_ONCE, pb.SubmitRequest(packed=b""), unary_port=unary_port)
+            await here.call(methods.SUBMIT_ONCE, pb.SubmitRequest(packed=b""), direct_port=direct_port)
         assert failed.value.code() is grpc.StatusCode.INTERNAL
         with pytest.raises(Unavailable):
             await here.connection.submit(batch(A_PUT))
         assert len(here.log.named("rpc.bug")) == 2
-        assert here.server._unary is not None and not here.server._unary._calls
+        assert here.server._direct is not None and not here.server._direct._calls
 
 
 @guest

@@ -1,4 +1,4 @@
-"""The unary port: what a node serves to plain gRPC clients that send one call for each request.
+"""The direct port: what a node serves to plain gRPC clients that send one call for each request.
 
 gRPC's own server for Python spends 150 to 180 µs of processor time on a call beside what the call is about
 (docs/performance.md). A unary call is little of HTTP/2: two frames in, three out. So this package speaks it

@@ -1,4 +1,4 @@
-"""The unary port as gRPC's own clients see it: what it serves, refuses, bounds, and how it ends.
+"""The direct port as gRPC's own clients see it: what it serves, refuses, bounds, and how it ends.
 
 That SubmitOnce means the same on both ports is in ``test_submit``.
 """
@@ -20,12 +20,12 @@ from journal.errors import Unavailable
 from journal.offers import Offer, Put
 from journal.rpc import bridge, methods
 from journal.rpc.channels import channel_options
+from journal.rpc.direct.listener import HEALTH_CHECK, Listener
 from journal.rpc.edge import EdgeLimits
 from journal.rpc.methods import Method
 from journal.rpc.pb import admin_pb2
 from journal.rpc.pb import journal_pb2 as pb
 from journal.rpc.server import Server
-from journal.rpc.unary.listener import HEALTH_CHECK, Listener
 from tests.rpc.harness import FakeNode, Served, batch, guest, served, served_fake, until
 
 A_PUT = Offer(mutations=(Put(b"key", b"value"),))
@@ -36,8 +36,8 @@ UNARY = [method for method in methods.ALL if method not in STREAMS]
 
 
 def listener_of(server: Server) -> Listener:
-    assert server._unary is not None
-    return server._unary
+    assert server._direct is not None
+    return server._direct
 
 
 def is_idle(server: Server) -> bool:
@@ -58,10 +58,10 @@ def raw(channel: grpc.aio.Channel, path: str) -> Any:
 
 
 async def failing(
-    here: Served, method: Method, request: Message, *, unary_port: bool = True, **more: Any
+    here: Served, method: Method, request: Message, *, direct_port: bool = True, **more: Any
 ) -> Any:
     with pytest.raises(grpc.aio.AioRpcError) as failed:
-        await here.call(method, request, unary_port=unary_port, **more)
+        await here.call(method, request, direct_port=direct_port, **more)
     return failed.value
 
 
@@ -94,9 +94,9 @@ def test_each_unary_method_answers_the_same_on_both_ports(method: Method) -> Non
             await here.put(b"a")
             await here.put(b"b")
             answers: list[Any] = []
-            for unary_port in (False, True):
+            for direct_port in (False, True):
                 try:
-                    answers.append(await here.call(method, REQUESTS[method], unary_port=unary_port))
+                    answers.append(await here.call(method, REQUESTS[method], direct_port=direct_port))
                 except grpc.aio.AioRpcError as error:
                     answers.append((error.code(), error.details(), error.trailing_metadata()))
             for answer in answers:
@@ -154,7 +154,7 @@ async def test_health_tells_a_node_that_can_serve_from_one_that_only_runs() -> N
 
         async def check(service: str) -> int:
             request = health_pb2.HealthCheckRequest(service=service)
-            reply = await here.call(HEALTH_CHECK, request, unary_port=True)
+            reply = await here.call(HEALTH_CHECK, request, direct_port=True)
             return int(reply.status)
 
         serving, not_serving = (
@@ -176,7 +176,7 @@ async def test_a_caller_of_another_cluster_is_refused_call_by_call() -> None:
             assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
             assert "'another'" in error.details()
             ours = await here.call(
-                methods.GET, pb.GetRequest(), (("synod-cluster", "test-cluster"),), unary_port=True
+                methods.GET, pb.GetRequest(), (("synod-cluster", "test-cluster"),), direct_port=True
             )
             assert ours.revision == 0
 
@@ -188,11 +188,11 @@ async def test_large_requests_and_large_replies_pass_the_windows() -> None:
         value = bytes(range(256)) * 2_000
         puts = [pb.Offer(mutations=[pb.Mutation(put=pb.Put(key=b"%d" % n, value=value))]) for n in range(3)]
         result = await here.call(
-            methods.SUBMIT_ONCE, pb.SubmitRequest(batch=pb.Batch(offers=puts)), unary_port=True
+            methods.SUBMIT_ONCE, pb.SubmitRequest(batch=pb.Batch(offers=puts)), direct_port=True
         )
         assert [verdict.accepted for verdict in result.verdicts.verdicts] == [1, 2, 3]
         request = pb.GetRequest(keys=[b"0", b"1", b"2"])
-        for reply in [await here.call(methods.GET, request, unary_port=True) for _ in range(3)]:
+        for reply in [await here.call(methods.GET, request, direct_port=True) for _ in range(3)]:
             assert [record.value for record in reply.records] == [value] * 3
         await until(lambda: is_idle(here.server))
 
@@ -226,8 +226,8 @@ async def test_an_id_that_is_sent_again_gets_its_first_verdict_on_either_port() 
         named = pb.Batch(client=b"plain", base=1, offers=[pb.Offer(sequence=1, mutations=[put])])
         await here.put(b"before")
         results = [
-            await here.call(methods.SUBMIT_ONCE, pb.SubmitRequest(batch=named), unary_port=unary_port)
-            for unary_port in (True, False, True)
+            await here.call(methods.SUBMIT_ONCE, pb.SubmitRequest(batch=named), direct_port=direct_port)
+            for direct_port in (True, False, True)
         ]
         assert [result.verdicts.verdicts[0].accepted for result in results] == [2, 2, 2]
         assert here.node.space.revision == 2
@@ -238,11 +238,11 @@ async def test_an_id_that_is_sent_again_gets_its_first_verdict_on_either_port() 
 
 @guest
 async def test_calls_past_the_limit_are_told_to_come_again() -> None:
-    async with served_fake(edge=EdgeLimits(unary_calls_max=2)) as (node, here):
+    async with served_fake(edge=EdgeLimits(direct_calls_max=2)) as (node, here):
         found: list[Any] = []
 
         async def submit() -> None:
-            found.append(await here.call(methods.SUBMIT_ONCE, SUBMIT, unary_port=True))
+            found.append(await here.call(methods.SUBMIT_ONCE, SUBMIT, direct_port=True))
 
         async with trio.open_nursery() as nursery:
             for number in (1, 2):
@@ -250,7 +250,7 @@ async def test_calls_past_the_limit_are_told_to_come_again() -> None:
                 await node.submissions(number)
             error = await failing(here, methods.SUBMIT_ONCE, SUBMIT)
             assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-            assert "unary_calls_max=2" in error.details()
+            assert "direct_calls_max=2" in error.details()
             assert dict(error.trailing_metadata())["retry-after-ms"] == "50"
             assert len(node.submitted) == 2
             for _data, reply in node.submitted:
@@ -266,11 +266,11 @@ async def test_calls_past_the_limit_are_told_to_come_again() -> None:
 @guest
 async def test_what_nobody_waits_for_counts_while_the_node_works_on_it() -> None:
     """Else a client that gives up and comes again would have the node work on any number of batches."""
-    async with served_fake(edge=EdgeLimits(unary_calls_max=2)) as (node, here):
+    async with served_fake(edge=EdgeLimits(direct_calls_max=2)) as (node, here):
         for number in (1, 2):
             await _give_up(here, node, number)
         error = await failing(here, methods.SUBMIT_ONCE, SUBMIT)
-        assert "unary_calls_max=2" in error.details()
+        assert "direct_calls_max=2" in error.details()
         for _data, reply in node.submitted:
             reply([1])
         await until(lambda: is_idle(here.server))
@@ -291,10 +291,10 @@ async def _give_up(here: Served, node: FakeNode, number: int) -> None:
 
 @guest
 async def test_requests_that_do_not_end_are_bounded_together() -> None:
-    async with served_fake(edge=EdgeLimits(unary_request_bytes_max=100_000)) as (node, here):
+    async with served_fake(edge=EdgeLimits(direct_request_bytes_max=100_000)) as (node, here):
         error = await failing(here, methods.SUBMIT_ONCE, pb.SubmitRequest(packed=bytes(200_000)))
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert "unary_request_bytes_max=100000" in error.details()
+        assert "direct_request_bytes_max=100000" in error.details()
         assert dict(error.trailing_metadata())["retry-after-ms"] == "50"
         assert node.submitted == []
         await until(lambda: is_idle(here.server))
@@ -302,9 +302,9 @@ async def test_requests_that_do_not_end_are_bounded_together() -> None:
 
 @guest
 async def test_connections_past_the_limit_are_closed() -> None:
-    async with served(edge=EdgeLimits(unary_connections_max=1)) as here:
-        await here.call(methods.STATUS, pb.StatusRequest(), unary_port=True)
-        address = f"127.0.0.1:{here.server.unary_port}"
+    async with served(edge=EdgeLimits(direct_connections_max=1)) as here:
+        await here.call(methods.STATUS, pb.StatusRequest(), direct_port=True)
+        address = f"127.0.0.1:{here.server.direct_port}"
 
         async def call() -> grpc.StatusCode:
             async with grpc.aio.insecure_channel(address, options=channel_options()) as second:
@@ -313,8 +313,8 @@ async def test_connections_past_the_limit_are_closed() -> None:
                 return failed.value.code()
 
         assert await bridge.host().run(call) is grpc.StatusCode.UNAVAILABLE
-        await here.call(methods.STATUS, pb.StatusRequest(), unary_port=True)
-        assert here.node.counters.limits_hit["unary_connections_max"] >= 1
+        await here.call(methods.STATUS, pb.StatusRequest(), direct_port=True)
+        assert here.node.counters.limits_hit["direct_connections_max"] >= 1
 
 
 # -- how calls end -----------------------------------------------------------------------------
@@ -340,7 +340,7 @@ async def test_a_client_that_vanishes_leaves_nothing_behind() -> None:
     async with served_fake() as (node, here):
 
         async def vanish() -> None:
-            address = f"127.0.0.1:{here.server.unary_port}"
+            address = f"127.0.0.1:{here.server.direct_port}"
             async with grpc.aio.insecure_channel(address) as channel:
                 made = raw(channel, methods.SUBMIT_ONCE.path)(SUBMIT.SerializeToString())
                 await soon(lambda: node.submitted)
@@ -359,7 +359,7 @@ async def test_what_is_answered_when_the_node_stops_still_reaches_its_client() -
 
         async def submit() -> None:
             try:
-                found.append(await here.call(methods.SUBMIT_ONCE, SUBMIT, unary_port=True))
+                found.append(await here.call(methods.SUBMIT_ONCE, SUBMIT, direct_port=True))
             except grpc.aio.AioRpcError as error:
                 said = dict(error.trailing_metadata() or ())["synod-error-bin"]
                 unknown = pb.Error.FromString(said).outcome_unknown
@@ -387,7 +387,7 @@ async def test_what_is_answered_when_the_node_stops_still_reaches_its_client() -
 @guest
 async def test_a_port_that_is_closed_takes_no_more_calls() -> None:
     async with served_fake() as (_node, here):
-        await here.call(HEALTH_CHECK, health_pb2.HealthCheckRequest(), unary_port=True)
+        await here.call(HEALTH_CHECK, health_pb2.HealthCheckRequest(), direct_port=True)
         await bridge.host().run(listener_of(here.server).aclose)
         error = await failing(here, methods.SUBMIT_ONCE, SUBMIT)
         assert error.code() is grpc.StatusCode.UNAVAILABLE

@@ -1,4 +1,4 @@
-"""The unary port of real nodes, as plain gRPC clients see it, also when a node dies under their calls."""
+"""The direct port of real nodes, as plain gRPC clients see it, also when a node dies under their calls."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def unary(channel: grpc.Channel, method: methods.Method) -> Any:
 
 
 def channel_to(cluster: LocalCluster, node: int) -> grpc.Channel:
-    return grpc.insecure_channel(cluster.unary_endpoint(node), options=channel_options())
+    return grpc.insecure_channel(cluster.direct_endpoint(node), options=channel_options())
 
 
 def put(key: bytes, *, client: bytes = b"", base: int = 0) -> pb.SubmitRequest:
@@ -46,10 +46,10 @@ def own(tmp_path: Path) -> Iterator[LocalCluster]:
         cluster.kill_all()
 
 
-def test_status_says_where_each_node_takes_unary_calls(synod: Synod, here: LocalCluster) -> None:
+def test_status_says_where_each_nodes_direct_port_is(synod: Synod, here: LocalCluster) -> None:
     nodes = synod("status", "--json").json["nodes"]
-    assert [node["unary"] for node in nodes] == here.unary_endpoints
-    for node, endpoint in zip(nodes, here.unary_endpoints, strict=True):
+    assert [node["direct"] for node in nodes] == here.direct_endpoints
+    for node, endpoint in zip(nodes, here.direct_endpoints, strict=True):
         with grpc.insecure_channel(endpoint, options=channel_options()) as channel:
             status = unary(channel, methods.STATUS)(pb.StatusRequest(), timeout=DEADLINE_S)
         assert (status.node, status.pid) == (node["node"], node["pid"])

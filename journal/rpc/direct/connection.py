@@ -1,4 +1,4 @@
-"""One client's connection to the unary port: HTTP/2 from its side, calls and replies from ours.
+"""One client's connection to the direct port: HTTP/2 from its side, calls and replies from ours.
 
 It takes apart what comes and hands each whole request to its ``Acceptor``; the replies that are ready in one
 turn of the loop are written together. Memory is bounded: calls and what has come of them by the acceptor,
@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, Protocol, cast
 
 from hpack import Decoder, HPACKError
 
-from journal.rpc.unary import frames
-from journal.rpc.unary.frames import HEADER_BYTES, MESSAGE_PREFIX_BYTES, Code, Header, Http2Error
+from journal.rpc.direct import frames
+from journal.rpc.direct.frames import HEADER_BYTES, MESSAGE_PREFIX_BYTES, Code, Header, Http2Error
 
 HEADERS_BYTES_MAX = 16 * 1024
 """Headers of one call, taken apart; the same bound for them as they come."""

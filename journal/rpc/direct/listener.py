@@ -1,4 +1,4 @@
-"""The unary port of a node: which handler serves which call, and what all connections may take together.
+"""The direct port of a node: which handler serves which call, and what all connections may take together.
 
 What a call is answered with is what gRPC's own server answers, status, text and trailers: both have the same
 handlers and the same table of errors. Offers come and go without a task or a future of their own: a client's
@@ -16,11 +16,11 @@ from grpc_health.v1 import health_pb2  # type: ignore[import-untyped]
 
 from journal.errors import JournalError, Overloaded
 from journal.rpc import methods
+from journal.rpc.direct.connection import LAST_WORDS_S, Call, Connection
 from journal.rpc.edge import Edge, decoded
 from journal.rpc.errors import status_of, trailers
 from journal.rpc.methods import Method
 from journal.rpc.submit import Answer, Submissions
-from journal.rpc.unary.connection import LAST_WORDS_S, Call, Connection
 
 HEALTH_CHECK = Method(
     "grpc.health.v1.Health", "Check", health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse
@@ -44,7 +44,7 @@ class _Route(NamedTuple):
 
 
 class Listener:
-    """Serves the unary port of one node. ``Acceptor`` to its connections."""
+    """Serves the direct port of one node. ``Acceptor`` to its connections."""
 
     def __init__(
         self,
@@ -103,8 +103,8 @@ class Listener:
     def opened(self, connection: Connection) -> bool:
         if self._is_closing:
             return False
-        if len(self._connections) >= self._edge.limits.unary_connections_max:
-            self._edge.counters.limits_hit["unary_connections_max"] += 1
+        if len(self._connections) >= self._edge.limits.direct_connections_max:
+            self._edge.counters.limits_hit["direct_connections_max"] += 1
             return False
         self._connections.add(connection)
         return True
@@ -114,10 +114,10 @@ class Listener:
 
     def begun(self, call: Call) -> bool:
         self._waiting += 1
-        most = self._edge.limits.unary_calls_max
+        most = self._edge.limits.direct_calls_max
         if self._waiting <= most and len(self._calls) < most:
             return True
-        self._fail(call, Overloaded("unary_calls_max", most, RETRY_AFTER_MS))
+        self._fail(call, Overloaded("direct_calls_max", most, RETRY_AFTER_MS))
         return False
 
     def ended(self, call: Call) -> None:
@@ -164,18 +164,18 @@ class Listener:
 
     def hold(self, call: Call, more: int) -> bool:
         self._held_bytes += more
-        most = self._edge.limits.unary_request_bytes_max
+        most = self._edge.limits.direct_request_bytes_max
         if more > 0 and self._held_bytes > most:
-            self._fail(call, Overloaded("unary_request_bytes_max", most, RETRY_AFTER_MS))
+            self._fail(call, Overloaded("direct_request_bytes_max", most, RETRY_AFTER_MS))
             return False
         return True
 
     def unread(self) -> None:
         """Hang up on who reads least, where too much waits to be read on all connections together."""
-        most = self._edge.limits.unary_unread_bytes_max
+        most = self._edge.limits.direct_unread_bytes_max
         waiting = {connection: connection.unread_bytes for connection in self._connections}
         if waiting and sum(waiting.values()) > most:
-            self._edge.counters.limits_hit["unary_unread_bytes_max"] += 1
+            self._edge.counters.limits_hit["direct_unread_bytes_max"] += 1
             max(waiting, key=lambda connection: waiting[connection]).abort()
 
     # -- calls ------------------------------------------------------------------------------------
