@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 Options = list[tuple[str, int | str]]
 
 MESSAGE_SLACK_BYTES = 1024 * 1024
@@ -57,3 +59,16 @@ def server_options(request_bytes_max: int, streams_per_connection_max: int) -> O
         ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_TIME_MS // 2),
         ("grpc.http2.max_ping_strikes", 0),
     ]
+
+
+def notice_silence(connected: socket.socket) -> None:
+    """Have the kernel end a connection whose other side vanished without a word as soon as gRPC would."""
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        ("TCP_USER_TIMEOUT", KEEPALIVE_TIME_MS + KEEPALIVE_TIMEOUT_MS),
+        ("TCP_KEEPIDLE", KEEPALIVE_TIME_MS // 1_000),
+        ("TCP_KEEPINTVL", 1),
+        ("TCP_KEEPCNT", KEEPALIVE_TIMEOUT_MS // 1_000),
+    ):
+        if hasattr(socket, option):
+            connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import grpc
 import grpc.aio
@@ -41,12 +41,20 @@ T = TypeVar("T")
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
+class Writer(Protocol):
+    """Where the messages of a reply go that is a stream: gRPC's context, or that of the direct port."""
+
+    async def write(self, message: Any, /) -> None:
+        """Send a message, or its bytes; return when there is room for the next one."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EdgeLimits:
     """What the edge itself takes, beside the node's own ``Limits``."""
 
     streams_per_connection_max: int = 1_024
-    """Calls that one TCP connection may have open; more wait at the client."""
+    """Calls that one TCP connection may have open, at either port; more wait at the client."""
     submit_streams_max: int = 4_096
     """Submit and LeaseKeepAlive streams of all clients together."""
     stream_requests_max: int = 1_024
@@ -116,6 +124,8 @@ class Edge:
         self.counters: Counters = node.counters
         self.streams = 0
         self.unsent_offers = 0
+        self.direct_port = 0
+        """Of this node; 0: it has none."""
 
     # -- calls ---------------------------------------------------------------------------
 

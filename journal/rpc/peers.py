@@ -1,4 +1,4 @@
-"""The transport between nodes: one outgoing stream to each peer, over gRPC.
+"""The transport between nodes: one outgoing stream to each peer, over gRPC or past it (``outgoing``).
 
 Each node opens a stream to each of its peers and only ever writes to it; what the peer
 says comes over the stream that the peer opened. So each direction breaks and heals by
@@ -26,13 +26,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import grpc
 import grpc.aio
-from google.protobuf.message import DecodeError
 from structlog.typing import FilteringBoundLogger
 
 from journal.errors import JournalError, ProtocolViolation, Unavailable, WrongCluster
@@ -40,8 +39,10 @@ from journal.paxos.messages import Accept, Envelope, Heartbeat, Message, message
 from journal.rpc import methods
 from journal.rpc.channels import channel_options
 from journal.rpc.codec import pack_message, unpack_message
-from journal.rpc.eager import begin
+from journal.rpc.direct.connection import Call
 from journal.rpc.errors import error_of_call
+from journal.rpc.incoming import Incoming
+from journal.rpc.outgoing import DirectStream, GrpcStream, Stream
 from journal.rpc.pb import paxos_pb2 as px
 from journal.rpc.pulse import PING_INTERVAL_S, Pulse
 from journal.status import LinkStatus
@@ -104,7 +105,7 @@ class GrpcTransport:
         queue_bytes_max: int,
         log: FilteringBoundLogger,
     ) -> None:
-        self._cluster = cluster
+        self.cluster = cluster
         self._node = node
         self._window = window_slots_max
         self._queue_bytes_max = queue_bytes_max
@@ -122,7 +123,8 @@ class GrpcTransport:
         not as far as is known here: a node that was away while all others were replaced knows none of those
         that lead now."""
         self._links: dict[NodeId, _Link] = {}
-        self._incoming: dict[NodeId, asyncio.Future[str]] = {}
+        self._incoming: dict[NodeId, Incoming] = {}
+        self._invited: dict[str, Incoming] = {}
         self._pulses: dict[NodeId, Pulse] = {}
         self._packed: deque[tuple[Message, bytes]] = deque(maxlen=_PACKED_KEPT_MAX)
         self._closed = False
@@ -169,7 +171,7 @@ class GrpcTransport:
             if node not in self._links:
                 metadata = (
                     (methods.MD_PROTOCOL, methods.PEER_PROTOCOL),
-                    (methods.MD_CLUSTER, self._cluster),
+                    (methods.MD_CLUSTER, self.cluster),
                     (methods.MD_SENDER, str(self._node)),
                     (methods.MD_RECEIVER, str(node)),
                     (methods.MD_WINDOW, str(self._window)),
@@ -214,9 +216,7 @@ class GrpcTransport:
             await link.closed()
 
     def _end_incoming(self, node: NodeId, reason: str) -> None:
-        ended = self._incoming[node]
-        if not ended.done():
-            ended.set_result(reason)
+        self._incoming[node].end(Unavailable(reason))
 
     # -- who is who ----------------------------------------------------------------------
 
@@ -270,7 +270,7 @@ class GrpcTransport:
         """Return who opens a stream. Raises ``WrongCluster`` with the reason for a refusal."""
         for key, expected, what in (
             (methods.MD_PROTOCOL, methods.PEER_PROTOCOL, "peer protocol"),
-            (methods.MD_CLUSTER, self._cluster, "cluster"),
+            (methods.MD_CLUSTER, self.cluster, "cluster"),
             (methods.MD_RECEIVER, str(self._node), "node"),
             (methods.MD_WINDOW, str(self._window), "window_slots_max"),
         ):
@@ -284,62 +284,42 @@ class GrpcTransport:
             raise WrongCluster(f"node {sender} is this node itself")
         return NodeId(int(sender))
 
-    async def receive(
-        self, sender: NodeId, read: Callable[[], Awaitable[px.Parcel | None]], endpoint: str = ""
-    ) -> None:
-        """Deliver what a peer's stream brings until the peer ends it (``read`` gives None).
+    @contextmanager
+    def incoming(self, sender: NodeId, endpoint: str = "") -> Iterator[Incoming]:
+        """Yield what takes a peer's stream, for as long as that lasts.
 
-        ``endpoint``: where it says it is reached; while its stream lasts it can be answered there.
-
-        Raises ``ProtocolViolation`` where the stream cannot be understood any more, and
-        ``Unavailable`` where this node stops or the same peer has opened a newer stream.
+        ``endpoint``: where the peer says it is reached; while its stream lasts it can be answered there.
         """
-        loop = asyncio.get_running_loop()
-        ended: asyncio.Future[str] = loop.create_future()
         if sender in self._incoming:
             self._end_incoming(sender, f"node {sender} has opened a newer stream")
-        self._incoming[sender] = ended
+        incoming = Incoming(sender, self._take_parcel, self._parcel_bytes_max)
+        self._incoming[sender] = incoming
+        self._invited[incoming.invitation] = incoming
         host, _colon, port = endpoint.rpartition(":")
         if host and port.isdecimal() and len(self._callers) < CALLERS_MAX:
             self._callers[sender] = endpoint
             self._follow()
-        reader = loop.create_task(self._read_parcels(sender, read))
         try:
-            futures: set[asyncio.Future[Any]] = {reader, ended}
-            await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
-            if ended.done():
-                raise Unavailable(ended.result())
-            reader.result()
+            yield incoming
         finally:
-            if self._incoming.get(sender) is ended:
+            incoming.close()
+            del self._invited[incoming.invitation]
+            if self._incoming.get(sender) is incoming:
                 del self._incoming[sender]
                 self._hung_up(sender)
                 if self._callers.pop(sender, None) is not None:
                     self._follow()
-            reader.cancel()
-            await asyncio.wait({reader})
-            if not reader.cancelled():
-                reader.exception()
 
-    async def _read_parcels(self, sender: NodeId, read: Callable[[], Awaitable[px.Parcel | None]]) -> None:
-        parts = bytearray()
-        while (parcel := await read()) is not None:
-            link = self._links.get(sender)
-            if link is not None and self.pulse(sender).heard(parcel):
-                link.wake()
-            if parcel.part:
-                if len(parts) + len(parcel.part) > self._parcel_bytes_max:
-                    raise ProtocolViolation(
-                        f"node {sender} sent a parcel of over {self._parcel_bytes_max} bytes"
-                    )
-                parts += parcel.part
-                if parcel.more:
-                    continue
-                try:
-                    parcel = px.Parcel.FromString(bytes(parts))
-                except DecodeError as error:
-                    raise ProtocolViolation(f"node {sender} sent a parcel that does not decode") from error
-                parts.clear()
+    def invited(self, invitation: str) -> Callable[[Call], None] | None:
+        """Return what takes the stream of a peer that was invited to the direct port; None: nobody was."""
+        incoming = self._invited.get(invitation)
+        return incoming.follow if incoming is not None else None
+
+    def _take_parcel(self, sender: NodeId, parcel: px.Parcel) -> None:
+        link = self._links.get(sender)
+        if link is not None and self.pulse(sender).heard(parcel):
+            link.wake()
+        if parcel.envelopes:
             self._deliver_parcel(sender, parcel)
 
     def _deliver_parcel(self, sender: NodeId, parcel: px.Parcel) -> None:
@@ -410,11 +390,8 @@ class _Link:
         self._dropped = 0
         self._dropped_ever = 0
         self._why = "not reached yet"
-        self._call: grpc.aio.StreamStreamCall[Any, px.Empty] | None = None
-        """The stream, while it may be written to."""
-        self._broken: asyncio.Future[None] | None = None
-        """Done when that stream is at its end."""
-        self._is_writing = False
+        self._stream: Stream | None = None
+        """While it may be written to."""
         self._unwritten: deque[bytes] = deque()
         """Parts of the parcel that is being written."""
         self._due = False
@@ -465,28 +442,23 @@ class _Link:
     def flush(self) -> None:
         """Begin to write what is due, within this very call. What is due while a write is under way goes
         behind it, in one parcel."""
-        call = self._call
-        if call is None or self._is_writing:
-            return
+        while self._stream is not None and self._stream.is_ready:
+            parcel = self._next_parcel()
+            if parcel is None:
+                return
+            self._stream.send(parcel)
+
+    def _next_parcel(self) -> bytes | None:
+        """Return what is to be written next, None where nothing is due."""
         if not self._unwritten:
             if not self._due:
                 self._dropped = 0
-                return
+                return None
             self._due = False
             if not self._queue and not self._transport.pulse(self._peer).due:
-                return
+                return None
             self._unwritten.extend(self._parcels())
-        self._is_writing = True
-        begin(call.write(self._unwritten.popleft()), partial(self._written, call))
-
-    def _written(self, call: object, error: BaseException | None) -> None:
-        if call is not self._call:  # of a stream that is gone
-            return
-        self._is_writing = False
-        if error is None:
-            self.flush()
-        elif self._broken is not None and not self._broken.done():
-            self._broken.set_exception(error)
+        return self._unwritten.popleft()
 
     def status(self) -> LinkStatus:
         pulse = self._transport.pulse(self._peer)
@@ -528,6 +500,7 @@ class _Link:
                 metadata = (*self._metadata, *self._transport.own_endpoint)
                 call = exchange(metadata=metadata, wait_for_ready=True)
                 refusal: WrongCluster | None = None
+                why = ""
                 try:
                     await self._write_to(call)
                 except asyncio.CancelledError:
@@ -535,8 +508,10 @@ class _Link:
                         raise
                 except WrongCluster as error:  # it takes this node, but this node does not take it
                     refusal = error
-                except (grpc.RpcError, asyncio.InvalidStateError, grpc.aio.UsageError, Unavailable):
+                except (grpc.RpcError, asyncio.InvalidStateError, grpc.aio.UsageError):
                     pass
+                except Unavailable as error:
+                    why = str(error)
                 finally:
                     self._connected = False
                     self._transport.pulse(self._peer).lost()
@@ -548,7 +523,7 @@ class _Link:
                 refused = True
                 self._lost(refused, str(refusal))
             else:
-                self._lost(refused, f"{details or 'the stream ended'} ({status.name})")
+                self._lost(refused, why or f"{details or 'the stream ended'} ({status.name})")
                 if refused:
                     said = error_of_call(status, details, trailing, self.endpoint)
                     self._transport.refused(self._peer, said)
@@ -566,27 +541,53 @@ class _Link:
             return
         await self._transport.admit(self._peer, accepted)
         self._transport.refused(self._peer, None)
+        broken: asyncio.Future[None] = self._loop.create_future()
+
+        def end(error: BaseException | None) -> None:
+            if broken.done():
+                return
+            if error is None:
+                broken.set_result(None)
+            else:
+                broken.set_exception(error)
+
+        call.add_done_callback(lambda _call: end(None))
+        stream = await self._open(call, accepted, end)
         self._connected = True
         self._trouble = None
         self._why = ""
         self._dropped = 0
-        self._log.info("peer.connected")
-        broken = self._loop.create_future()
-
-        def end(_call: object) -> None:
-            if not broken.done():
-                broken.set_result(None)
-
-        call.add_done_callback(end)
+        self._log.info("peer.connected", by=stream.by)
         pings = self._loop.create_task(self._wake_for_pings(self._transport.pulse(self._peer)))
-        self._call, self._broken, self._is_writing = call, broken, False
         self._unwritten.clear()
+        self._stream = stream
         try:
             self.wake()
             await broken
         finally:
-            self._call = None
+            self._stream = None
+            stream.close()
             pings.cancel()
+
+    async def _open(
+        self,
+        call: grpc.aio.StreamStreamCall[Any, px.Empty],
+        accepted: Mapping[str, str | bytes],
+        ended: Callable[[BaseException | None], None],
+    ) -> Stream:
+        """Return what parcels go by: the peer's direct port if it has one that is reached, or ``call``."""
+        port, invitation = accepted.get(methods.MD_DIRECT_PORT), accepted.get(methods.MD_INVITATION)
+        if port and invitation:
+            host = self.endpoint.rpartition(":")[0].removeprefix("[").removesuffix("]")
+            metadata = (
+                (methods.MD_CLUSTER, self._transport.cluster),
+                (methods.MD_INVITATION, str(invitation)),
+            )
+            try:
+                return await DirectStream.open(host, int(port), metadata, self.flush, ended)
+            except (OSError, ValueError, Unavailable) as error:
+                self._log.warning("peer.direct_port_unreached", port=port, reason=str(error))
+        return GrpcStream(call, self.flush, ended)
 
     async def _wake_for_pings(self, pulse: Pulse) -> None:
         while True:

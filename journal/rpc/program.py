@@ -115,7 +115,7 @@ class NodeOptions:
     election_timeout_s: float = 1.0
     heartbeat_interval_s: float = 0.1
     direct_listen: str = ""
-    """Where plain gRPC clients send unary calls, ``host:port`` (``rpc.direct``). Empty: to ``listen``."""
+    """Where the direct port is (``rpc.direct``), ``host:port``. Empty: there is none."""
     http_listen: str = ""
     """Where ``/metrics``, ``/livez`` and ``/readyz`` are served, ``host:port``. Empty: nowhere."""
     disk_free_bytes_min: int = DISK_FREE_BYTES_MIN

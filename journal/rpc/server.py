@@ -24,7 +24,7 @@ from structlog.typing import FilteringBoundLogger
 from journal.errors import JournalError
 from journal.rpc import methods
 from journal.rpc.channels import MESSAGE_SLACK_BYTES, server_options
-from journal.rpc.direct.listener import Handler, Listener
+from journal.rpc.direct.listener import Handler, Listener, StreamHandler
 from journal.rpc.edge import Context, Edge, EdgeLimits, decoded
 from journal.rpc.methods import Method
 from journal.rpc.pb import paxos_pb2 as px
@@ -86,7 +86,11 @@ class Server:
         submissions = Submissions(self._edge)
         service = Service(self._edge)
         unary = _unary_handlers(service)
-        server.add_generic_rpc_handlers(self._handlers(service, submissions, unary))
+        streams: dict[Method, StreamHandler] = {
+            methods.SCAN_IN_PARTS: service.scan_in_parts,
+            methods.TAIL: Tails(self._edge).stream,
+        }
+        server.add_generic_rpc_handlers(self._handlers(service, submissions, unary, streams))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (
             methods.JOURNAL,
@@ -99,14 +103,20 @@ class Server:
         _check_listen(self._listen)
         if self._direct_listen:
             self._direct = Listener(
-                self._edge, submissions, unary, request_bytes_max=request_bytes_max, health=self._health_of
+                self._edge,
+                submissions,
+                unary,
+                streams,
+                request_bytes_max=request_bytes_max,
+                health=self._health_of,
+                invited=self._transport.invited,
             )
             host, port = _check_listen(self._direct_listen)
             try:
                 await self._direct.start(host, port)
             except OSError as error:
                 raise ListenFailed(f"cannot listen on {self._direct_listen}: {error}") from None
-            self.direct_port = self._direct.port
+            self._edge.direct_port = self.direct_port = self._direct.port
             self._log.info("direct.listening", listen=self._direct_listen, port=self.direct_port)
         try:
             self.port = server.add_insecure_port(self._listen)
@@ -157,17 +167,19 @@ class Server:
     # -- the table of handlers --------------------------------------------------------------
 
     def _handlers(
-        self, service: Service, submissions: Submissions, unary: Mapping[Method, Handler]
+        self,
+        service: Service,
+        submissions: Submissions,
+        unary: Mapping[Method, Handler],
+        streams: Mapping[Method, StreamHandler],
     ) -> tuple[grpc.GenericRpcHandler, ...]:
-        tails = Tails(self._edge)
         served: dict[Method, Callable[..., Any]] = {
             methods.SUBMIT: self._duplex(submissions.stream),
             methods.SUBMIT_ONCE: self._unary_call(submissions.once),
-            methods.SCAN_IN_PARTS: self._server_stream(service.scan_in_parts),
-            methods.TAIL: self._server_stream(tails.stream),
             methods.LEASE_KEEP_ALIVE: self._duplex(service.lease_keep_alive),
             methods.EXCHANGE: self._exchange,
             **{method: self._unary_call(handler) for method, handler in unary.items()},
+            **{method: self._server_stream(handler) for method, handler in streams.items()},
         }
         assert served.keys() == set(methods.ALL)
         by_service: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {}
@@ -183,9 +195,7 @@ class Server:
 
         return call
 
-    def _server_stream(
-        self, handler: Callable[[Any, Context], Awaitable[None]]
-    ) -> Callable[..., Awaitable[None]]:
+    def _server_stream(self, handler: StreamHandler) -> Callable[..., Awaitable[None]]:
         async def call(request: Any, context: Context) -> None:
             await self._edge.guarded(context, lambda: handler(decoded(request), context))
 
@@ -200,20 +210,29 @@ class Server:
     async def _exchange(self, _requests: AsyncIterator[Any], context: Context) -> None:
         """Serve a peer's stream."""
 
+        async def read() -> px.Parcel | None:
+            parcel: px.Parcel | None = await self._edge.read(context)
+            return parcel
+
         async def handler() -> None:
             metadata = dict(context.invocation_metadata() or ())
             sender = self._transport.check(metadata)
             await self._transport.admit(sender, metadata)
-            await self._edge.accept(context, self._transport.own_incarnation)
-
-            async def read() -> px.Parcel | None:
-                parcel: px.Parcel | None = await self._edge.read(context)
-                return parcel
-
             endpoint = str(metadata.get(methods.MD_ENDPOINT, ""))
-            await self._transport.receive(sender, read, endpoint)
+            with self._transport.incoming(sender, endpoint) as incoming:
+                await self._edge.accept(
+                    context, (*self._transport.own_incarnation, *self._invitation(incoming.invitation))
+                )
+                await incoming.receive(read)
 
         await self._edge.guarded(context, handler)
+
+    def _invitation(self, invitation: str) -> tuple[tuple[str, str], ...]:
+        """The metadata by which a peer is invited to the direct port, if there is one."""
+        port = self._edge.direct_port
+        if not port:
+            return ()
+        return ((methods.MD_DIRECT_PORT, str(port)), (methods.MD_INVITATION, invitation))
 
 
 def _unary_handlers(service: Service) -> dict[Method, Handler]:

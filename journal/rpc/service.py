@@ -33,7 +33,7 @@ from journal.pages import Page
 from journal.paxos.changes import AddLearner, MemberChange, Promote, Remove
 from journal.rpc.codec import check_keys, check_range, pack_record, pack_verdict
 from journal.rpc.duplex import Duplex
-from journal.rpc.edge import Context, Edge
+from journal.rpc.edge import Context, Edge, Writer
 from journal.rpc.errors import pack_error
 from journal.rpc.pb import admin_pb2
 from journal.rpc.pb import journal_pb2 as pb
@@ -88,7 +88,7 @@ class Service:
             await asyncio.sleep(0)
         return _scan_reply(request, revision, page, following)
 
-    async def scan_in_parts(self, request: pb.ScanRequest, context: Context) -> None:
+    async def scan_in_parts(self, request: pb.ScanRequest, writer: Writer) -> None:
         revision = await self._scannable(request)
         sending: asyncio.Future[None] | None = None
         try:
@@ -96,7 +96,7 @@ class Service:
                 reply = _scan_reply(request, revision, page, position)
                 if sending is not None:
                     await sending
-                sending = asyncio.ensure_future(context.write(reply))
+                sending = asyncio.ensure_future(writer.write(reply))
                 for _ in range(_TURNS_BETWEEN_PARTS):  # it begins, and goes on while the next part is read
                     await asyncio.sleep(0)
         finally:
@@ -252,6 +252,7 @@ class Service:
             pid=os.getpid(),
             peers=[pb.PeerStatus(**asdict(peer)) for peer in status.peers],
             disk_free_bytes=status.disk_free_bytes,
+            direct_port=self._edge.direct_port,
         )
 
     async def transfer_leadership(

@@ -20,7 +20,7 @@ from journal.errors import InvalidRequest, RevisionCompacted
 from journal.limits import KEY_BYTES_MAX
 from journal.offers import prefix_range
 from journal.rpc.codec import pack_record
-from journal.rpc.edge import Context, Edge
+from journal.rpc.edge import Edge, Writer
 from journal.rpc.pb import journal_pb2 as pb
 from journal.types import Revision
 
@@ -60,34 +60,34 @@ class Tails:
         self._round = _Round(edge)
         edge.closing.add_done_callback(lambda _closing: self._round.ring_all())
 
-    async def stream(self, request: pb.TailRequest, context: Context) -> None:
+    async def stream(self, request: pb.TailRequest, writer: Writer) -> None:
         """Serve one tail until it is cancelled, or raise what ends it."""
         prefixes = _checked_prefixes(request.prefixes)
         hub = self._edge.node.tails
         hub.opened()
         try:
-            await self._run(request, prefixes, context)
+            await self._run(request, prefixes, writer)
         finally:
             hub.closed()
 
-    async def _run(self, request: pb.TailRequest, prefixes: tuple[bytes, ...], context: Context) -> None:
+    async def _run(self, request: pb.TailRequest, prefixes: tuple[bytes, ...], writer: Writer) -> None:
         edge, node = self._edge, self._edge.node
         after = Revision(request.after)
         if request.snapshot == pb.SNAPSHOT_MODE_FIRST:
             await edge.barrier(request.consistency, request.at_least)
-            after = await self._snapshot(prefixes, context)
+            after = await self._snapshot(prefixes, writer)
         progress_s = max(PROGRESS_MS_MIN, request.progress_ms or edge.limits.progress_ms) / 1000
         bell = _Bell(edge.loop, after)
         watch = node.tails.watch(prefixes, bell.ring, after)
         self._round.join(bell)
         try:
-            await self._follow(request, watch, bell, progress_s, context)
+            await self._follow(request, watch, bell, progress_s, writer)
         finally:
             self._round.leave(bell)
             node.tails.unwatch(watch)
 
     async def _follow(
-        self, request: pb.TailRequest, watch: Watch, bell: _Bell, progress_s: float, context: Context
+        self, request: pb.TailRequest, watch: Watch, bell: _Bell, progress_s: float, writer: Writer
     ) -> None:
         """Send what concerns a tail as it comes, and say now and then that there was nothing."""
         edge, hub, space = self._edge, self._edge.node.tails, self._edge.node.space
@@ -100,7 +100,7 @@ class Tails:
                 except RevisionCompacted:
                     if request.snapshot != pb.SNAPSHOT_MODE_IF_COMPACTED:
                         raise
-                    bell.told = await self._snapshot(watch.prefixes, context)
+                    bell.told = await self._snapshot(watch.prefixes, writer)
                     watch.note(Revision(bell.told + 1))
                     continue
                 if chunk.last < space.revision:
@@ -109,11 +109,11 @@ class Tails:
                 for last, body in pieces:
                     message = _covers(bell.told, last, space.revision) + body
                     self._round.told(bell, last)
-                    await context.write(message)
+                    await writer.write(message)
                 if not pieces and bell.told < chunk.last and bell.has_waited:
                     message = _covers(bell.told, chunk.last, space.revision)
                     self._round.told(bell, chunk.last)
-                    await context.write(message)
+                    await writer.write(message)
                 elif not pieces:  # it may go on for long: others have their turn
                     bell.is_due = bell.is_due or bell.told < chunk.last
                     await asyncio.sleep(0)
@@ -125,7 +125,7 @@ class Tails:
                     continue
                 message = _covers(bell.told, space.revision, space.revision)
                 self._round.told(bell, space.revision)
-                await context.write(message)
+                await writer.write(message)
         raise edge.stopping()
 
     def _pieces(
@@ -147,7 +147,7 @@ class Tails:
                 self._encoded.popitem(last=False)
         return found
 
-    async def _snapshot(self, prefixes: tuple[bytes, ...], context: Context) -> Revision:
+    async def _snapshot(self, prefixes: tuple[bytes, ...], writer: Writer) -> Revision:
         """Send the space as it is now, page by page from one pinned revision; return that."""
         space, limits = self._edge.node.space, self._edge.node.config.limits
         revision = Revision(space.revision)
@@ -166,7 +166,7 @@ class Tails:
                 message = pb.TailMessage(
                     first=revision + 1, last=revision, current=space.revision, snapshot=page
                 )
-                await context.write(message.SerializeToString())
+                await writer.write(message.SerializeToString())
                 begin = False
         return revision
 

@@ -9,25 +9,20 @@ HTTP/2 lets a client send.
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol, cast
 
-from hpack import Decoder, HPACKError
-
+from journal.rpc.channels import notice_silence
 from journal.rpc.direct import frames
-from journal.rpc.direct.frames import HEADER_BYTES, MESSAGE_PREFIX_BYTES, Code, Header, Http2Error
+from journal.rpc.direct.end import HEADERS_BYTES_MAX, End
+from journal.rpc.direct.frames import MESSAGE_PREFIX_BYTES, Code, Header, Http2Error
 
-HEADERS_BYTES_MAX = 16 * 1024
-"""Headers of one call, taken apart; the same bound for them as they come."""
 RECEIVE_WINDOW_BYTES = 16 * 1024 * 1024
 """What a client may send ahead of what was read, on a whole connection."""
 PREFACE_S = 10.0
 """Within so long a client must have said that it speaks HTTP/2."""
 LAST_WORDS_S = 1.0
 """How long a client may take to read what it is told when its connection is ended."""
-_KNOWN_BLOCKS_MAX, _KNOWN_BLOCK_BYTES_MAX = 64, 512
-"""Header blocks that a connection remembers, and how long one may be for that."""
 _UNIMPLEMENTED, _RESOURCE_EXHAUSTED, _INTERNAL = 12, 8, 13
 """Statuses of gRPC."""
 _NOT_ONE_MESSAGE = _INTERNAL, "a unary call takes one message, and this was none or more"
@@ -48,7 +43,21 @@ class Head(NamedTuple):
 class Call:
     """One call: what came of it so far, and the way of its reply."""
 
-    __slots__ = ("connection", "credit", "is_complete", "is_over", "part", "route", "stream", "work")
+    __slots__ = (
+        "connection",
+        "credit",
+        "gone",
+        "has_begun",
+        "is_complete",
+        "is_over",
+        "part",
+        "receive",
+        "room",
+        "route",
+        "stream",
+        "taken",
+        "work",
+    )
 
     def __init__(self, connection: Connection, stream: int, route: Any) -> None:
         self.connection = connection
@@ -59,11 +68,44 @@ class Call:
         self.is_complete = False
         """The client has sent all of its request."""
         self.credit = 0
-        """How far the client has opened this stream's window beyond what they all begin with."""
+        """How far the client has opened this stream's window beyond what they all begin with, less what was
+        sent."""
+        self.has_begun = False
+        """The head of its reply is written."""
         self.is_over = False
         """It was answered, or nobody waits for an answer any more."""
         self.work: asyncio.Task[None] | None = None
         """What is to be cancelled when nobody waits any more."""
+        self.receive: Callable[[bytes], None] | None = None
+        """Set by ``accept``: what takes the messages of a request that is a stream. Must not raise."""
+        self.gone: Callable[[], None] | None = None
+        """What is to be called when the client has left such a stream."""
+        self.taken = 0
+        """Bytes of a stream since its window was last opened."""
+        self.room: asyncio.Future[None] | None = None
+        """Done when there is room for more of a reply that is a stream."""
+
+    def accept(self, receive: Callable[[bytes], None], gone: Callable[[], None]) -> None:
+        """Take a request that is a stream, message by message, and tell its client so at once."""
+        self.receive, self.gone = receive, gone
+        self.connection.accept(self)
+
+    def send(self, message: bytes) -> bool:
+        """Send a message of a reply that is a stream; return whether there is room for another one.
+
+        Does nothing where nobody waits any more.
+        """
+        return self.is_over or self.connection.send(self, message)
+
+    async def drained(self) -> None:
+        """Wait until there is room for another message."""
+        if not self.is_over:
+            await self.connection.drained(self)
+
+    def end(self) -> None:
+        """End a stream, of either side: it went well. Does nothing where it has ended."""
+        if not self.is_over:
+            self.connection.end(self)
 
     def reply(self, message: bytes) -> None:
         """Answer with a message. Does nothing where nobody waits any more."""
@@ -73,7 +115,8 @@ class Call:
     def fail(self, status: int, text: str, trailers: Iterable[tuple[str, str | bytes]] = ()) -> None:
         """Answer with a gRPC status other than 0. Does nothing where nobody waits any more."""
         if not self.is_over:
-            self.connection.fail(self, frames.failure(self.stream, status, text, trailers))
+            reply = frames.failure(self.stream, status, text, trailers, has_begun=self.has_begun)
+            self.connection.fail(self, reply)
 
 
 class Acceptor(Protocol):
@@ -110,47 +153,48 @@ class Acceptor(Protocol):
 
 
 class _Unsent:
-    """The rest of a reply that the client's windows have no room for."""
+    """The rest of a message that the client's windows have no room for."""
 
-    __slots__ = ("at", "call", "data")
+    __slots__ = ("at", "call", "data", "is_last")
 
-    def __init__(self, call: Call, data: bytes) -> None:
+    def __init__(self, call: Call, data: bytes, *, is_last: bool) -> None:
         self.call = call
         self.data = data
+        self.is_last = is_last
         self.at = 0
 
 
-class Connection(asyncio.Protocol):
+class Connection(End, asyncio.Protocol):
     """See the module. Everything is called in the loop."""
 
+    receive_window_bytes = RECEIVE_WINDOW_BYTES
+
     def __init__(self, acceptor: Acceptor, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
         self._acceptor = acceptor
         self._loop = loop
         self._transport: asyncio.Transport | None = None
-        self._rest = b""
-        self._has_begun = False
-        self._has_settings = False
-        self._decoder = Decoder(HEADERS_BYTES_MAX)
-        self._heads: dict[bytes, Head] = {}  # by header block, as long as the decoder's table stands
-        self._block: tuple[int, int, bytes] | None = None  # stream, flags, and a header block's first part
+        self._wanted = max(acceptor.request_bytes_max + MESSAGE_PREFIX_BYTES, frames.WINDOW_AT_FIRST)
         self._last_stream = 0
         self._calls: dict[int, Call] = {}
-        self._received = 0  # since the connection's window was last opened
         self._out: list[bytes] = []
         self._is_flush_due = False
-        self._window = frames.WINDOW_AT_FIRST
-        self._stream_window = frames.WINDOW_AT_FIRST
         self._unsent: dict[int, _Unsent] = {}
         self._unsent_bytes = 0
-        self._is_closing = False
+        self._is_paused = False
         self._timer: asyncio.TimerHandle | None = None
         self.done: asyncio.Future[None] = loop.create_future()
         """Done when the connection has ended."""
 
     @property
     def unread_bytes(self) -> int:
-        """Bytes of replies that wait for the client to read."""
+        """Bytes of replies that wait for the client to read; of a stream only what is on its way already."""
         return self._unsent_bytes + (self._transport.get_write_buffer_size() if self._transport else 0)
+
+    @property
+    def peer_name(self) -> Any:
+        """The client's address, None where it has gone."""
+        return self._transport.get_extra_info("peername") if self._transport is not None else None
 
     # -- asyncio's side -----------------------------------------------------------------------
 
@@ -160,13 +204,12 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
             return
         self._transport.set_write_buffer_limits(high=_UNREAD_BYTES)
-        _keep_alive(self._transport.get_extra_info("socket"))
-        wanted = self._acceptor.request_bytes_max + MESSAGE_PREFIX_BYTES
+        notice_silence(self._transport.get_extra_info("socket"))
         self._out.append(
             frames.settings(
                 {
                     frames.MAX_CONCURRENT_STREAMS: self._acceptor.streams_max,
-                    frames.INITIAL_WINDOW_SIZE: max(wanted, frames.WINDOW_AT_FIRST),
+                    frames.INITIAL_WINDOW_SIZE: self._wanted,
                     frames.MAX_HEADER_LIST_SIZE: HEADERS_BYTES_MAX,
                 }
             )
@@ -190,27 +233,17 @@ class Connection(asyncio.Protocol):
             self._timer = None
 
     def pause_writing(self) -> None:
+        self._is_paused = True
         if self._transport is not None:
             self._transport.pause_reading()
         self._acceptor.unread()
 
     def resume_writing(self) -> None:
+        self._is_paused = False
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
-
-    def data_received(self, data: bytes) -> None:
-        if self._is_closing:
-            return
-        data = self._rest + data if self._rest else data
-        try:
-            at = 0 if self._has_begun else self._begin(data)
-            if self._has_begun:
-                at = self._take_all(data, at)
-            self._rest = data[at:] if at < len(data) else b""
-        except Http2Error as error:
-            self._hang_up(error.code, str(error))
-        except HPACKError as error:
-            self._hang_up(Code.COMPRESSION_ERROR, str(error))
+        for call in self._calls.values():
+            _make_room(call)
 
     def eof_received(self) -> bool:
         return False  # a client that has gone waits for nothing
@@ -222,61 +255,17 @@ class Connection(asyncio.Protocol):
         self._has_begun = len(data) >= len(preface)
         return len(preface) if self._has_begun else 0
 
-    # -- frames in --------------------------------------------------------------------------------
-
-    def _take_all(self, data: bytes, at: int) -> int:
-        """Take the whole frames in ``data`` from ``at`` on; return where the rest begins."""
-        unpack, size = frames.HEADER.unpack_from, len(data)
-        while size - at >= HEADER_BYTES:
-            upper, lower, kind, flags, stream = unpack(data, at)
-            length = upper << 8 | lower
-            if length > frames.FRAME_BYTES_MAX:
-                raise Http2Error(Code.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
-            begin = at + HEADER_BYTES
-            at = begin + length
-            if at > size:
-                return begin - HEADER_BYTES
-            self._take(kind, flags, stream & 0x7FFFFFFF, data[begin:at])
-            if self._is_closing:
-                return size
-        return at
-
-    def _take(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
-        if self._block is not None and (kind != frames.CONTINUATION or stream != self._block[0]):
-            raise Http2Error(Code.PROTOCOL_ERROR, "a frame in the middle of headers")
-        if not self._has_settings and kind != frames.SETTINGS:
-            raise Http2Error(Code.PROTOCOL_ERROR, "settings come first")
-        if kind == frames.DATA:
-            self._take_data(flags, stream, payload)
-        elif kind == frames.HEADERS:
-            self._take_headers(flags, stream, payload)
-        elif kind == frames.CONTINUATION:
-            self._take_continuation(flags, payload)
-        elif kind == frames.WINDOW_UPDATE:
-            self._take_window_update(stream, payload)
-        elif kind == frames.RST_STREAM:
-            self._take_reset(stream, payload)
-        elif kind == frames.SETTINGS:
-            self._take_settings(flags, stream, payload)
-        elif kind == frames.PING:
-            if len(payload) != 8 or stream:
-                raise Http2Error(Code.FRAME_SIZE_ERROR, "a ping of a wrong form")
-            if not flags & frames.ACK:
-                self._write(frames.frame(frames.PING, frames.ACK, 0, payload))
-        elif kind == frames.PUSH_PROMISE:
-            raise Http2Error(Code.PROTOCOL_ERROR, "a client promises nothing")
-        # PRIORITY, GOAWAY and kinds that nobody knows change nothing here.
-
     def _take_data(self, flags: int, stream: int, payload: bytes) -> None:
-        self._received += len(payload)
-        if self._received > RECEIVE_WINDOW_BYTES // 2:
-            self._write(frames.window_update(0, self._received))
-            self._received = 0
         call = self._calls.get(stream)
         if call is None:
             self._check_was_open(stream)
             return
+        if call.is_complete:
+            raise Http2Error(Code.STREAM_CLOSED, "more of a request that has ended")
         data = frames.unpadded(flags, payload)
+        if call.receive is not None:
+            self._take_stream(call, call.receive, data, len(payload), is_last=bool(flags & frames.END_STREAM))
+            return
         if call.part is None and flags & frames.END_STREAM:
             self._serve(call, data)
             return
@@ -305,17 +294,52 @@ class Connection(asyncio.Protocol):
             elif len(part) > MESSAGE_PREFIX_BYTES + length:
                 call.fail(*_NOT_ONE_MESSAGE)
 
+    def _take_stream(
+        self, call: Call, receive: Callable[[bytes], None], data: bytes, size: int, *, is_last: bool
+    ) -> None:
+        """Hand on the messages of a stream, each when it is whole."""
+        call.taken += size
+        if call.taken > self._wanted // 2:
+            self._write(frames.window_update(call.stream, call.taken))
+            call.taken = 0
+        try:
+            if call.part is None and frames.is_one_message(data):
+                receive(frames.plain(data))
+            else:
+                self._take_parts(call, receive, data)
+        except Http2Error as error:
+            call.fail(_INTERNAL, str(error))
+        if is_last and not call.is_over:
+            call.is_complete = True
+            self.end(call)
+
+    def _take_parts(self, call: Call, receive: Callable[[bytes], None], data: bytes) -> None:
+        # Not counted with what clients have not sent to the end: they are not to be in the way of peers.
+        part = call.part = bytearray() if call.part is None else call.part
+        part += data
+        for message in frames.messages(part):
+            receive(message)
+            if call.is_over:
+                return
+        if not part:
+            call.part = None
+        elif len(part) >= MESSAGE_PREFIX_BYTES:
+            length = int.from_bytes(part[1:MESSAGE_PREFIX_BYTES], "big")
+            if length > self._acceptor.request_bytes_max:
+                self._refuse_size(call, length)
+
     def _let_go(self, call: Call) -> None:
         """Forget what was kept of a request."""
         if call.part is not None:
-            self._acceptor.hold(call, -len(call.part))
+            if call.receive is None:
+                self._acceptor.hold(call, -len(call.part))
             call.part = None
 
     def _serve(self, call: Call, data: bytes) -> None:
         """Serve a call whose request is complete: one message with its prefix."""
         call.is_complete = True
         length = len(data) - MESSAGE_PREFIX_BYTES
-        if length < 0 or int.from_bytes(data[1:MESSAGE_PREFIX_BYTES], "big") != length:
+        if not frames.is_one_message(data):
             call.fail(*_NOT_ONE_MESSAGE)
         elif length > self._acceptor.request_bytes_max:
             self._refuse_size(call, length)
@@ -330,44 +354,23 @@ class Connection(asyncio.Protocol):
 
     # -- headers ----------------------------------------------------------------------------------
 
-    def _take_headers(self, flags: int, stream: int, payload: bytes) -> None:
-        block = frames.unpadded(flags, payload)
-        if flags & frames.WITH_PRIORITY:
-            if len(block) < 5:
-                raise Http2Error(Code.FRAME_SIZE_ERROR, "headers without their priority")
-            block = block[5:]
-        if flags & frames.END_HEADERS:
-            self._open(stream, flags, block)
-        else:
-            self._block = (stream, flags, block)
-
-    def _take_continuation(self, flags: int, payload: bytes) -> None:
-        if self._block is None:
-            raise Http2Error(Code.PROTOCOL_ERROR, "headers go on that never began")
-        stream, first_flags, block = self._block
-        block += payload
-        if len(block) > HEADERS_BYTES_MAX:
-            raise Http2Error(Code.ENHANCE_YOUR_CALM, f"headers of more than {HEADERS_BYTES_MAX} bytes")
-        if flags & frames.END_HEADERS:
-            self._block = None
-            self._open(stream, first_flags, block)
-        else:
-            self._block = (stream, first_flags, block)
-
-    def _open(self, stream: int, flags: int, block: bytes) -> None:
-        head = self._head(block)  # whatever stream it is of: the table must stay in step
+    def _take_block(self, stream: int, flags: int, block: bytes) -> None:
+        head: Head = self._head(block)  # whatever stream it is of: the table must stay in step
         call = self._calls.get(stream)
         if call is not None:  # trailers, which say nothing to us
-            if not flags & frames.END_STREAM:
-                raise Http2Error(Code.PROTOCOL_ERROR, "headers in the middle of a request")
-            self._collect(call, b"", is_last=True)
+            if not flags & frames.END_STREAM or call.is_complete:
+                raise Http2Error(Code.PROTOCOL_ERROR, "headers in the middle of a request, or behind it")
+            if call.receive is not None:
+                self._take_stream(call, call.receive, b"", 0, is_last=True)
+            else:
+                self._collect(call, b"", is_last=True)
             return
         if stream <= self._last_stream and stream & 1:
             return  # of a call that is over
         if not stream & 1:
             raise Http2Error(Code.PROTOCOL_ERROR, f"a client opens no stream {stream}")
         self._last_stream = stream
-        if len(self._calls) + len(self._unsent) >= self._acceptor.streams_max:
+        if self._is_full:
             self._write(frames.reset(stream, Code.REFUSED_STREAM))
             return
         if head.http_status:
@@ -379,27 +382,11 @@ class Connection(asyncio.Protocol):
         if self._acceptor.begun(call) and flags & frames.END_STREAM:
             self._serve(call, b"")
 
-    def _head(self, block: bytes) -> Head:
-        """Return what a header block says. The same bytes say the same until one has changed the table."""
-        head = self._heads.get(block)
-        if head is not None:
-            return head
-        newest, size = self._table()
-        head = self._head_of([(name, value) for name, value in self._decoder.decode(block, raw=True)])
-        newest_now, size_now = self._table()
-        is_changed = newest_now is not newest or size_now != size
-        if is_changed or len(self._heads) >= _KNOWN_BLOCKS_MAX:
-            self._heads.clear()
-        if not is_changed and len(block) <= _KNOWN_BLOCK_BYTES_MAX:
-            self._heads[block] = head
-        return head
-
-    def _table(self) -> tuple[object, tuple[int, int]]:
-        """Return the newest entry of the decoder's table, and how many it has and may have: a block that
-        changes the table changes one of them, an entry equal to the newest being another object."""
-        table = self._decoder.header_table
-        entries = table.dynamic_entries
-        return (entries[0] if entries else None), (len(entries), table.maxsize)
+    @property
+    def _is_full(self) -> bool:
+        """Whether as many calls are open as may be; those whose reply is not out yet count."""
+        most, calls, unsent = self._acceptor.streams_max, self._calls, self._unsent
+        return len(calls) + len(unsent) >= most and len(calls.keys() | unsent.keys()) >= most
 
     def _head_of(self, headers: list[Header]) -> Head:
         path, method, content_type = "", b"", b""
@@ -421,51 +408,34 @@ class Connection(asyncio.Protocol):
 
     # -- what else a client says ----------------------------------------------------------------------
 
-    def _take_settings(self, flags: int, stream: int, payload: bytes) -> None:
-        if stream or (flags & frames.ACK and payload):
-            raise Http2Error(Code.PROTOCOL_ERROR, "settings of a wrong form")
-        if not self._has_settings:
-            self._has_settings = True
-            self._stop_timer()
-        if flags & frames.ACK:
-            return
-        for setting, value in frames.unpack_settings(payload):
-            if setting == frames.INITIAL_WINDOW_SIZE:
-                if value > frames.WINDOW_MAX:
-                    raise Http2Error(Code.FLOW_CONTROL_ERROR, "a window of more than 2 GiB")
-                self._stream_window = value
-        self._write(frames.frame(frames.SETTINGS, frames.ACK, 0))
-        self._send_on()
+    def _has_settled(self) -> None:
+        self._stop_timer()
 
-    def _take_window_update(self, stream: int, payload: bytes) -> None:
-        if len(payload) != 4:
-            raise Http2Error(Code.FRAME_SIZE_ERROR, "a window update of a wrong length")
-        more = int.from_bytes(payload, "big") & 0x7FFFFFFF
-        if not more:
-            raise Http2Error(Code.PROTOCOL_ERROR, "a window that opens by nothing")
-        if not stream:
-            self._window += more
-            if self._window > frames.WINDOW_MAX:
-                raise Http2Error(Code.FLOW_CONTROL_ERROR, "a window of more than 2 GiB")
-        else:
-            unsent = self._unsent.get(stream)
-            call = unsent.call if unsent is not None else self._calls.get(stream)
-            if call is None:
-                self._check_was_open(stream)
-                return
-            call.credit += more
-            if call.credit > frames.WINDOW_MAX:
-                raise Http2Error(Code.FLOW_CONTROL_ERROR, "a window of more than 2 GiB")
-        if self._unsent:
-            self._send_on()
+    def _take_setting(self, setting: int, value: int) -> None:
+        pass  # nothing else that a client may set changes anything here
+
+    def _take_goaway(self, payload: bytes) -> None:
+        pass  # a client that opens no further calls
+
+    def _take_window(self, stream: int, more: int) -> None:
+        unsent = self._unsent.get(stream)
+        call = unsent.call if unsent is not None else self._calls.get(stream)
+        if call is None:
+            self._check_was_open(stream)
+            return
+        call.credit += more
+        if call.credit > frames.WINDOW_MAX:
+            raise Http2Error(Code.FLOW_CONTROL_ERROR, "a window of more than 2 GiB")
 
     def _take_reset(self, stream: int, payload: bytes) -> None:
-        if len(payload) != 4:
-            raise Http2Error(Code.FRAME_SIZE_ERROR, "a reset of a wrong length")
         self._check_was_open(stream)
         if (call := self._calls.get(stream)) is not None:
             self._drop(call)
-        if (unsent := self._unsent.pop(stream, None)) is not None:
+        self._forget(stream)
+
+    def _forget(self, stream: int) -> None:
+        """What waits for a window is not to be sent any more."""
+        if (unsent := self._unsent.pop(stream, None)) is not None and unsent.is_last:
             self._unsent_bytes -= len(unsent.data) - unsent.at
 
     def _drop(self, call: Call) -> None:
@@ -473,6 +443,8 @@ class Connection(asyncio.Protocol):
         self._finish(call)
         if call.work is not None:
             call.work.cancel()
+        if call.gone is not None:
+            call.gone()
 
     def _drop_all(self) -> None:
         for call in list(self._calls.values()):
@@ -483,6 +455,7 @@ class Connection(asyncio.Protocol):
 
     def _finish(self, call: Call) -> None:
         call.is_over = True
+        _make_room(call)
         self._let_go(call)
         del self._calls[call.stream]
         self._acceptor.ended(call)
@@ -497,15 +470,56 @@ class Connection(asyncio.Protocol):
             self._window -= size
             self._write(frames.whole_reply(call.stream, message))
             return
-        self._unsent[call.stream] = _Unsent(call, frames.message_prefix(len(message)) + message)
-        self._unsent_bytes += size
         self._write(frames.reply_head(call.stream))
+        self._send_later(call, message, is_last=True)
+
+    def accept(self, call: Call) -> None:
+        """See ``Call.accept``."""
+        call.has_begun = True
+        self._write(frames.reply_head(call.stream))
+
+    def send(self, call: Call, message: bytes) -> bool:
+        """See ``Call.send``."""
+        if not call.has_begun:
+            self.accept(call)
+        size = len(message) + MESSAGE_PREFIX_BYTES
+        if size <= min(self._window, self._stream_window + call.credit) and call.stream not in self._unsent:
+            call.credit -= size
+            self._window -= size
+            self._write(frames.whole_message(call.stream, message))
+        else:
+            self._send_later(call, message, is_last=False)
+        return not (self._is_paused or call.stream in self._unsent)
+
+    def _send_later(self, call: Call, message: bytes, *, is_last: bool) -> None:
+        data = frames.message_prefix(len(message)) + message
+        assert call.stream not in self._unsent, "one message at a time"
+        self._unsent[call.stream] = _Unsent(call, data, is_last=is_last)
+        if is_last:  # of a stream one message waits, and what comes behind it waits for that
+            self._unsent_bytes += len(data)
         self._send_on()
         self._acceptor.unread()
+
+    async def drained(self, call: Call) -> None:
+        """See ``Call.drained``."""
+        while not call.is_over and (self._is_paused or call.stream in self._unsent):
+            call.room = self._loop.create_future()
+            await call.room
+
+    def end(self, call: Call) -> None:
+        """See ``Call.end``."""
+        stream = call.stream
+        self._finish(call)
+        if not call.has_begun:
+            self._write(frames.reply_head(stream))
+        self._write(frames.reply_tail(stream))
+        if not call.is_complete:
+            self._write(frames.reset(stream, Code.NO_ERROR))
 
     def fail(self, call: Call, reply: bytes) -> None:
         """See ``Call.fail``."""
         self._finish(call)
+        self._forget(call.stream)
         if not call.is_complete:  # and need not be: the rest would be read for nothing
             reply += frames.reset(call.stream, Code.NO_ERROR)
         self._write(reply)
@@ -529,8 +543,13 @@ class Connection(asyncio.Protocol):
             self._write(frames.frame(frames.DATA, 0, stream, part))
             unsent.at += len(part)
             self._window -= len(part)
-            self._unsent_bytes -= len(part)
-        self._write(frames.reply_tail(stream))
+            if unsent.is_last:
+                self._unsent_bytes -= len(part)
+        if unsent.is_last:
+            self._write(frames.reply_tail(stream))
+        else:
+            unsent.call.credit -= len(data)
+            _make_room(unsent.call)
         return True
 
     def _write(self, data: bytes) -> None:
@@ -569,9 +588,6 @@ class Connection(asyncio.Protocol):
             self._timer = self._loop.call_later(LAST_WORDS_S, self.abort)
 
 
-def _keep_alive(connected: Any) -> None:
-    """Let the kernel notice a client whose host vanished without a word."""
-    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
-        if hasattr(socket, option):
-            connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+def _make_room(call: Call) -> None:
+    if call.room is not None and not call.room.done():
+        call.room.set_result(None)

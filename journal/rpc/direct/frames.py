@@ -6,6 +6,7 @@ import base64
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from struct import Struct
+from urllib.parse import unquote
 
 from hpack import Encoder, NeverIndexedHeaderTuple
 
@@ -45,6 +46,7 @@ class Code(IntEnum):
     PROTOCOL_ERROR = 1
     INTERNAL_ERROR = 2
     FLOW_CONTROL_ERROR = 3
+    STREAM_CLOSED = 5
     FRAME_SIZE_ERROR = 6
     REFUSED_STREAM = 7
     CANCEL = 8
@@ -53,7 +55,7 @@ class Code(IntEnum):
 
 
 class Http2Error(Exception):
-    """What a client did that ends its connection."""
+    """What the other side did that ends the connection."""
 
     def __init__(self, code: Code, why: str) -> None:
         super().__init__(why)
@@ -108,14 +110,49 @@ def pack_headers(headers: Iterable[Header]) -> bytes:
     return Encoder().encode([NeverIndexedHeaderTuple(*header) for header in headers], huffman=False)
 
 
+def pieces(stream: int, data: bytes, *, is_last: bool) -> bytes:
+    """Return DATA frames with all of ``data``, which must not be empty."""
+    parts = []
+    for at in range(0, len(data), FRAME_BYTES_MAX):
+        end = at + FRAME_BYTES_MAX
+        flags = END_STREAM if is_last and end >= len(data) else 0
+        parts.append(frame(DATA, flags, stream, data[at:end]))
+    return b"".join(parts)
+
+
 # -- a reply of gRPC ------------------------------------------------------------------------
 
-_OK = pack_headers([(b":status", b"200"), (b"content-type", b"application/grpc")])
+_HEAD = [(b":status", b"200"), (b"content-type", b"application/grpc")]
+_OK = pack_headers(_HEAD)
 _DONE = pack_headers([(b"grpc-status", b"0")])
 _REPLY_HEAD = HEADER.pack(len(_OK) >> 8, len(_OK) & 0xFF, HEADERS, END_HEADERS, 0)[:5], _OK
 _REPLY_TAIL = HEADER.pack(len(_DONE) >> 8, len(_DONE) & 0xFF, HEADERS, END_HEADERS | END_STREAM, 0)[:5], _DONE
 _DATA_HEAD = Struct(">HBBBIBI")
 """A DATA frame's header, and the prefix of the message in it."""
+
+
+def is_one_message(data: bytes) -> bool:
+    """Return whether ``data`` is one message with its prefix."""
+    length = len(data) - MESSAGE_PREFIX_BYTES
+    return length >= 0 and int.from_bytes(data[1:MESSAGE_PREFIX_BYTES], "big") == length
+
+
+def plain(data: bytes) -> bytes:
+    """Return the message of ``data``, which is one with its prefix. Raises ``Http2Error``."""
+    if data[0]:
+        raise Http2Error(Code.INTERNAL_ERROR, "the message is compressed, which nobody asked for")
+    return data[MESSAGE_PREFIX_BYTES:]
+
+
+def messages(part: bytearray) -> Iterator[bytes]:
+    """Take the whole messages from the front of ``part``, one after the other. Raises ``Http2Error``."""
+    while len(part) >= MESSAGE_PREFIX_BYTES:
+        end = MESSAGE_PREFIX_BYTES + int.from_bytes(part[1:MESSAGE_PREFIX_BYTES], "big")
+        if len(part) < end:
+            return
+        message = plain(bytes(part[:end]))
+        del part[:end]
+        yield message
 
 
 def message_prefix(length: int) -> bytes:
@@ -151,15 +188,31 @@ def whole_reply(stream: int, message: bytes) -> bytes:
     )
 
 
+def whole_message(stream: int, message: bytes) -> bytes:
+    """Return a message of a stream, in as many DATA frames as it takes."""
+    length = len(message)
+    size = min(length + MESSAGE_PREFIX_BYTES, FRAME_BYTES_MAX)
+    end = size - MESSAGE_PREFIX_BYTES
+    head = _DATA_HEAD.pack(size >> 8, size & 0xFF, DATA, 0, stream, 0, length)
+    if end == length:
+        return head + message
+    return b"".join((head, message[:end], pieces(stream, message[end:], is_last=False)))
+
+
 def failure(
-    stream: int, status: int, message: str, trailers: Iterable[tuple[str, str | bytes]] = ()
+    stream: int,
+    status: int,
+    message: str,
+    trailers: Iterable[tuple[str, str | bytes]] = (),
+    *,
+    has_begun: bool = False,
 ) -> bytes:
-    """Return the reply to a call that failed with a gRPC status: its trailers alone."""
+    """Return the rest of the reply to a call that failed with a gRPC status: its trailers; and, but where it
+    ``has_begun``, what comes before them."""
     return _alone(
         stream,
         [
-            (b":status", b"200"),
-            (b"content-type", b"application/grpc"),
+            *(() if has_begun else _HEAD),
             (b"grpc-status", b"%d" % status),
             (b"grpc-message", _percent_encoded(message)),
             *((name.encode(), _metadata_value(name, value)) for name, value in trailers),
@@ -193,6 +246,21 @@ def _percent_encoded(text: str) -> bytes:
         bytes((byte,)) if 0x20 <= byte <= 0x7E and byte != 0x25 else b"%%%02X" % byte
         for byte in text.encode()
     )
+
+
+def percent_decoded(text: str) -> str:
+    """Return what a ``grpc-message`` says. Reads what nobody should have sent as it stands."""
+    return unquote(text, errors="replace")
+
+
+def metadata_of(name: str, value: str) -> str | bytes:
+    """Return a metadata's value as its receiver has it. Raises ``Http2Error``."""
+    if not name.endswith("-bin"):
+        return value
+    try:
+        return base64.b64decode(value + "=" * (-len(value) % 4), validate=True)
+    except ValueError:
+        raise Http2Error(Code.PROTOCOL_ERROR, f"{name} is not in base64") from None
 
 
 def _metadata_value(name: str, value: str | bytes) -> bytes:

@@ -8,6 +8,7 @@ batch goes to the node at once, and what the node answers in one turn goes out t
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from grpc_health.v1 import health_pb2  # type: ignore[import-untyped]
 from journal.errors import JournalError, Overloaded
 from journal.rpc import methods
 from journal.rpc.direct.connection import LAST_WORDS_S, Call, Connection
-from journal.rpc.edge import Edge, decoded
+from journal.rpc.edge import Edge, Writer, decoded
 from journal.rpc.errors import status_of, trailers
 from journal.rpc.methods import Method
 from journal.rpc.submit import Answer, Submissions
@@ -28,19 +29,44 @@ HEALTH_CHECK = Method(
 RETRY_AFTER_MS = 50
 
 Handler = Callable[[Any], Awaitable[Message]]
+StreamHandler = Callable[[Any, Writer], Awaitable[None]]
+"""Of a call that is answered by a stream."""
+Invited = Callable[[Call], None]
+"""Takes a peer's stream that was invited to this port, by ``Call.accept``. Must not raise."""
 
 _NOT_FOUND, _UNIMPLEMENTED, _INTERNAL = 5, 12, 13
 _BACKLOG = 1_024
+_ANY = ("", "0.0.0.0", "::")
 
 
 class _Route(NamedTuple):
-    """What becomes of calls with certain headers: one of the three."""
+    """What becomes of calls with certain headers: one of the five."""
 
     method: Method | None = None
     """``handler`` None: it is SubmitOnce."""
     handler: Handler | None = None
+    stream_handler: StreamHandler | None = None
     error: JournalError | None = None
     unserved: str = ""
+    invited: Invited | None = None
+
+
+class _Replies:
+    """The way of a reply that is a stream. ``edge.Writer`` to its handler."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    async def write(self, message: Any) -> None:
+        data = message if isinstance(message, bytes) else message.SerializeToString()
+        if self._call.send(data):
+            await asyncio.sleep(0)  # others have their turn, also where there is always room for more
+        else:
+            await self._call.drained()
+
+
+def _uninvited(call: Call) -> None:
+    call.fail(_NOT_FOUND, f"no stream has this {methods.MD_INVITATION}")
 
 
 class Listener:
@@ -51,16 +77,23 @@ class Listener:
         edge: Edge,
         submissions: Submissions,
         handlers: Mapping[Method, Handler],
+        stream_handlers: Mapping[Method, StreamHandler],
         *,
         request_bytes_max: int,
         health: Callable[[str], int | None],
+        invited: Callable[[str], Invited | None],
     ) -> None:
         """``handlers``: of the unary methods, but for SubmitOnce. ``health``: the serving status of a
-        service, None for one that is not known."""
+        service, None for one that is not known. ``invited``: who takes the stream with an invitation."""
         self._edge = edge
         self._submissions = submissions
-        self._handlers = {method.path: (method, handler) for method, handler in handlers.items()}
+        self._routes = {method.path: _Route(method, handler) for method, handler in handlers.items()}
+        self._routes[methods.SUBMIT_ONCE.path] = _Route(methods.SUBMIT_ONCE)
+        self._routes[HEALTH_CHECK.path] = _Route(HEALTH_CHECK)
+        for method, stream_handler in stream_handlers.items():
+            self._routes[method.path] = _Route(method, stream_handler=stream_handler)
         self._health = health
+        self._invited = invited
         self._server: asyncio.Server | None = None
         self._connections: set[Connection] = set()
         self._calls: set[Call] = set()  # that the node works on, also where nobody waits any more
@@ -75,9 +108,15 @@ class Listener:
     async def start(self, host: str, port: int) -> None:
         """Listen. Raises ``OSError``."""
         loop = self._edge.loop
-        self._server = await loop.create_server(
-            lambda: Connection(self, loop), host or None, port, backlog=_BACKLOG, reuse_address=True
-        )
+        if host in _ANY and socket.has_dualstack_ipv6():  # as gRPC does: both families at one port
+            both = socket.create_server(
+                ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG
+            )
+            self._server = await loop.create_server(lambda: Connection(self, loop), sock=both)
+        else:
+            self._server = await loop.create_server(
+                lambda: Connection(self, loop), host or None, port, backlog=_BACKLOG, reuse_address=True
+            )
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def aclose(self) -> None:
@@ -116,6 +155,9 @@ class Listener:
         self._waiting += 1
         most = self._edge.limits.direct_calls_max
         if self._waiting <= most and len(self._calls) < most:
+            route: _Route = call.route
+            if route.invited is not None:
+                route.invited(call)
             return True
         self._fail(call, Overloaded("direct_calls_max", most, RETRY_AFTER_MS))
         return False
@@ -128,16 +170,16 @@ class Listener:
             self._edge.check_cluster_named(metadata.get(methods.MD_CLUSTER))
         except JournalError as error:
             return _Route(error=error)
-        if path == methods.SUBMIT_ONCE.path:
-            return _Route(methods.SUBMIT_ONCE)
-        if path == HEALTH_CHECK.path:
-            return _Route(HEALTH_CHECK)
-        method, handler = self._handlers.get(path, (None, None))
-        if method is not None:
-            return _Route(method, handler)
+        if path == methods.EXCHANGE.path and methods.MD_INVITATION in metadata:
+            return _Route(invited=self._invited(metadata[methods.MD_INVITATION]) or _uninvited)
+        route = self._routes.get(path)
+        if route is not None:
+            return route
         if any(method.path == path for method in methods.ALL):
             where = self._edge.node.config.endpoint
-            return _Route(unserved=f"{path} is a stream, and this port serves unary calls: call {where}")
+            return _Route(
+                unserved=f"{path} is a stream of requests, which this port does not take: call {where}"
+            )
         return _Route(unserved=f"this port has no method {path!r}")
 
     def serve(self, call: Call, message: bytes) -> None:
@@ -152,9 +194,8 @@ class Listener:
             elif route.method is HEALTH_CHECK:
                 self._check_health(call, message)
             else:
-                assert route.handler is not None
                 self._calls.add(call)
-                work = self._edge.loop.create_task(self._run(call, route.method, route.handler, message))
+                work = self._edge.loop.create_task(self._run(call, route, route.method, message))
                 work.add_done_callback(lambda _work: self._calls.discard(call))
                 call.work = work
         except JournalError as error:
@@ -206,10 +247,15 @@ class Listener:
             except Exception:
                 self._bug(call)
 
-    async def _run(self, call: Call, method: Method, handler: Handler, message: bytes) -> None:
+    async def _run(self, call: Call, route: _Route, method: Method, message: bytes) -> None:
         try:
-            reply = await handler(decoded(method.decode_request(message)))
-            call.reply(reply.SerializeToString())
+            request = decoded(method.decode_request(message))
+            if route.handler is not None:
+                call.reply((await route.handler(request)).SerializeToString())
+            else:
+                assert route.stream_handler is not None
+                await route.stream_handler(request, _Replies(call))
+                call.end()
         except JournalError as error:
             self._fail(call, error)
         except Exception:

@@ -585,7 +585,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class NodeStatus(_message.Message):
-    __slots__ = ("node", "cluster", "endpoint", "role", "leader", "leader_endpoint", "ballot", "revision", "applied", "chosen", "lag", "chain", "compacted", "disk_bytes", "offers_inflight", "tails", "leases", "uptime_s", "members", "health", "pid", "peers", "disk_free_bytes")
+    __slots__ = ("node", "cluster", "endpoint", "role", "leader", "leader_endpoint", "ballot", "revision", "applied", "chosen", "lag", "chain", "compacted", "disk_bytes", "offers_inflight", "tails", "leases", "uptime_s", "members", "health", "pid", "peers", "disk_free_bytes", "direct_port")
     NODE_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
     ENDPOINT_FIELD_NUMBER: _ClassVar[int]
@@ -609,6 +609,7 @@ class NodeStatus(_message.Message):
     PID_FIELD_NUMBER: _ClassVar[int]
     PEERS_FIELD_NUMBER: _ClassVar[int]
     DISK_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DIRECT_PORT_FIELD_NUMBER: _ClassVar[int]
     node: int
     cluster: str
     endpoint: str
@@ -632,7 +633,8 @@ class NodeStatus(_message.Message):
     pid: int
     peers: _containers.RepeatedCompositeFieldContainer[PeerStatus]
     disk_free_bytes: int
-    def __init__(self, node: _Optional[int] = ..., cluster: _Optional[str] = ..., endpoint: _Optional[str] = ..., role: _Optional[str] = ..., leader: _Optional[int] = ..., leader_endpoint: _Optional[str] = ..., ballot: _Optional[str] = ..., revision: _Optional[int] = ..., applied: _Optional[int] = ..., chosen: _Optional[int] = ..., lag: _Optional[int] = ..., chain: _Optional[str] = ..., compacted: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., offers_inflight: _Optional[int] = ..., tails: _Optional[int] = ..., leases: _Optional[int] = ..., uptime_s: _Optional[float] = ..., members: _Optional[_Iterable[_Union[MemberStatus, _Mapping]]] = ..., health: _Optional[str] = ..., pid: _Optional[int] = ..., peers: _Optional[_Iterable[_Union[PeerStatus, _Mapping]]] = ..., disk_free_bytes: _Optional[int] = ...) -> None: ...
+    direct_port: int
+    def __init__(self, node: _Optional[int] = ..., cluster: _Optional[str] = ..., endpoint: _Optional[str] = ..., role: _Optional[str] = ..., leader: _Optional[int] = ..., leader_endpoint: _Optional[str] = ..., ballot: _Optional[str] = ..., revision: _Optional[int] = ..., applied: _Optional[int] = ..., chosen: _Optional[int] = ..., lag: _Optional[int] = ..., chain: _Optional[str] = ..., compacted: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., offers_inflight: _Optional[int] = ..., tails: _Optional[int] = ..., leases: _Optional[int] = ..., uptime_s: _Optional[float] = ..., members: _Optional[_Iterable[_Union[MemberStatus, _Mapping]]] = ..., health: _Optional[str] = ..., pid: _Optional[int] = ..., peers: _Optional[_Iterable[_Union[PeerStatus, _Mapping]]] = ..., disk_free_bytes: _Optional[int] = ..., direct_port: _Optional[int] = ...) -> None: ...
 
 class PeerStatus(_message.Message):
     __slots__ = ("node", "connected", "heard_ago_s", "round_trip_s", "chosen", "lag", "why")
