@@ -1,19 +1,18 @@
 """The client's side: ``journal.connection`` over gRPC, for programs under a plain ``trio.run``.
 
-The calls are made on the asyncio side (``bridge``): the process's second thread, or the
+Calls by gRPC are made on the asyncio side (``bridge``): the process's second thread, or the
 guest's host where the program runs in guest mode. Nothing is retried and nothing
 redirected here; every failure becomes one of ``journal.errors``.
 
-All batches of a connection share one Submit stream, opened by the first of them and again
-by the first after a failure. A batch that was never written to it failed with ``NotSent``;
-one that was written and not answered failed with ``Unavailable``: nobody knows.
+Offers and reads go past gRPC where the node has a direct port (``direct.client``); where it has none, or that
+is not reached, batches share a Submit stream (``submits``).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -29,10 +28,8 @@ from journal.errors import (
     InvalidRequest,
     JournalError,
     OfferInvalid,
-    Overloaded,
     ProtocolViolation,
     Unavailable,
-    WrongCluster,
 )
 from journal.node import NodeMember, NodeStatus
 from journal.offers import Verdict, unpack_verdicts
@@ -42,10 +39,12 @@ from journal.rpc import bridge, methods
 from journal.rpc.bridge import AsyncioSide, AsyncioThread
 from journal.rpc.channels import CLIENT_MESSAGE_BYTES_MAX, channel_options
 from journal.rpc.codec import unpack_verdict
+from journal.rpc.direct.client import DirectClient, Replies, Reply
 from journal.rpc.errors import error_of_call, unpack_error
 from journal.rpc.methods import Method
 from journal.rpc.pb import admin_pb2
 from journal.rpc.pb import journal_pb2 as pb
+from journal.rpc.submits import Submits, ended, to_trio
 from journal.snapshots.format import Header
 from journal.snapshots.records import End
 from journal.snapshots.serve import SnapshotPart
@@ -131,7 +130,9 @@ class GrpcConnection:
         self._metadata = metadata
         self._on_close = closed
         self._closed = False
-        self._submits = _Submits(channel, side, metadata, endpoint)
+        self._submits = Submits(channel, side, metadata, endpoint)
+        self._direct = DirectClient(endpoint, metadata, self._status)
+        self._turn = trio.StrictFIFOLock()
 
     @property
     def endpoint(self) -> str:
@@ -143,10 +144,21 @@ class GrpcConnection:
         self._check_open()
         if len(data) > CLIENT_MESSAGE_BYTES_MAX - 1024:
             raise OfferInvalid("batch", f"{len(data)} bytes is more than one message may carry")
-        result = await self._submits.submit(data)
+        if self._turn.locked() or not self._direct.is_open:
+            async with self._turn:  # who calls first is sent first, also while the way is being looked for
+                begun = self._begin(data, is_direct=await self._direct.open())
+        else:
+            begun = self._begin(data, is_direct=True)
+        result = await begun
         if result.HasField("error"):
             raise unpack_error(result.error)
         return unpack_verdicts(result.packed)
+
+    def _begin(self, data: bytes, *, is_direct: bool) -> Awaitable[pb.SubmitResult]:
+        """Send a batch in this very step; return what waits for its result."""
+        if is_direct:
+            return _result_of(self._direct.begin(methods.SUBMIT_ONCE, pb.SubmitRequest(packed=data)))
+        return self._submits.result_of(self._submits.begin(data))
 
     # -- reads ----------------------------------------------------------------------------
 
@@ -157,7 +169,12 @@ class GrpcConnection:
             consistency=_LEVELS[consistency.level],
             at_least=consistency.revision,
         )
-        reply: pb.GetReply = await self._call(methods.GET, request)
+        self._check_open()
+        reply: pb.GetReply
+        if await self._direct.open():
+            reply = _decoded(methods.GET, await self._direct.call(methods.GET, request))
+        else:
+            reply = await self._call(methods.GET, request)
         return GetReply(Revision(reply.revision), [_record(record) for record in reply.records])
 
     async def scan(
@@ -181,7 +198,11 @@ class GrpcConnection:
         )
         self._check_open()
         page = Page()
-        last: pb.ScanReply = await self._run(self._ask_scan, request, page)
+        last: pb.ScanReply
+        if await self._direct.open():
+            last = await self._scan_direct(request, page)
+        else:
+            last = await self._run(self._ask_scan, request, page)
         return ScanReply(Revision(last.revision), page, last.next if last.HasField("next") else None)
 
     @asynccontextmanager
@@ -192,6 +213,13 @@ class GrpcConnection:
         request = pb.TailRequest(
             after=after, prefixes=prefixes, packed=True, progress_ms=max(1, int(progress_interval_s * 1000))
         )
+        if await self._direct.open():
+            replies = self._direct.stream(methods.TAIL, request)
+            try:
+                yield _DirectTail(replies, self._endpoint)
+            finally:
+                replies.close()
+            return
         stream = _TailStream(self._channel, self._side, self._metadata, self._endpoint)
         await self._run(stream.open, request)
         try:
@@ -218,7 +246,7 @@ class GrpcConnection:
     # -- operation ------------------------------------------------------------------------
 
     async def status(self) -> NodeStatus:
-        reply: pb.NodeStatus = await self._call(methods.STATUS, pb.StatusRequest())
+        reply = await self._status()
         return NodeStatus(
             node=NodeId(reply.node),
             cluster=reply.cluster,
@@ -276,6 +304,7 @@ class GrpcConnection:
             return
         self._closed = True
         self._on_close(self)
+        self._direct.close()
         with trio.CancelScope(shield=True):
             await self._side.run(self._close)
 
@@ -305,6 +334,24 @@ class GrpcConnection:
     def error_of(self, error: grpc.aio.AioRpcError) -> JournalError:
         """Return what a failed call means."""
         return error_of_call(error.code(), error.details(), error.trailing_metadata(), self._endpoint)
+
+    async def _status(self) -> pb.NodeStatus:
+        status: pb.NodeStatus = await self._call(methods.STATUS, pb.StatusRequest())
+        return status
+
+    async def _scan_direct(self, request: pb.ScanRequest, page: Page) -> pb.ScanReply:
+        """Append what is found to ``page``; return the last part."""
+        last: pb.ScanReply | None = None
+        replies = self._direct.stream(methods.SCAN_IN_PARTS, request)
+        try:
+            async for data in replies:
+                last = _decoded(methods.SCAN_IN_PARTS, data)
+                page.extend(_page(last))
+        finally:
+            replies.close()
+        if last is None:
+            raise Unavailable(f"{self._endpoint} ended the stream without an answer")
+        return last
 
     # asyncio side:
 
@@ -359,169 +406,25 @@ class GrpcConnection:
             call.cancel()
 
 
-# -- the Submit stream ------------------------------------------------------------------------
-
-
-class _Batch:
-    """A batch on its way, and who waits for its result."""
-
-    __slots__ = ("abandoned", "answered", "data", "error", "result", "written")
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.answered = trio.Event()
-        self.result: pb.SubmitResult | None = None
-        self.error: JournalError | None = None
-        self.written = False
-        self.abandoned = False
-
-
-class _Submits:
-    """The Submit stream of a connection: ``submit`` on the trio side, the rest on asyncio's."""
-
-    def __init__(
-        self, channel: grpc.aio.Channel, side: AsyncioSide, metadata: Metadata, endpoint: str
-    ) -> None:
-        self._open = channel.stream_stream(
-            methods.SUBMIT.path,
-            request_serializer=methods.encode,
-            response_deserializer=methods.SUBMIT.decode_reply,
-        )
-        self._side = side
-        self._metadata = metadata
-        self._endpoint = endpoint
-        # Between the two sides: appended to by one, taken from by the other.
-        self._outbox: deque[_Batch] = deque()
-        self._flush_posted = False
-        self._token: trio.lowlevel.TrioToken | None = None
-        # The asyncio side's own:
-        self._ids = 0
-        self._unwritten: deque[tuple[int, _Batch]] = deque()
-        self._waiting: dict[int, _Batch] = {}
-        self._task: asyncio.Task[None] | None = None
-        self._wake = asyncio.Event()
-        self._closed = False
-
-    async def submit(self, data: bytes) -> pb.SubmitResult:
-        """Submit one batch and return what became of it. Raises ``JournalError``."""
-        if self._token is None:
-            self._token = trio.lowlevel.current_trio_token()
-        batch = _Batch(data)
-        self._outbox.append(batch)
-        if not self._flush_posted:  # one wake-up of the other side serves all until it comes
-            self._flush_posted = True
-            self._side.post(self._flush)
-        try:
-            await batch.answered.wait()
-        except trio.Cancelled:
-            batch.abandoned = True
-            raise
-        if batch.error is not None:
-            raise batch.error
-        assert batch.result is not None
-        return batch.result
-
-    # asyncio side:
-
-    def _flush(self) -> None:
-        self._flush_posted = False
-        while self._outbox:
-            self._ids += 1
-            batch = self._outbox.popleft()
-            self._waiting[self._ids] = batch
-            self._unwritten.append((self._ids, batch))
-        if self._closed:
-            self._fail(None)
-        elif self._task is None:
-            self._task = self._side.loop.create_task(self._run())
-        self._wake.set()
-
-    async def _run(self) -> None:
-        """Run the stream until it fails, then fail what was on it."""
-        call = self._open(metadata=self._metadata)
-        failure: JournalError | None = None
-        writer = self._side.loop.create_task(self._write(call))
-        try:
-            await self._read(call)
-        except grpc.aio.AioRpcError as error:
-            failure = error_of_call(error.code(), error.details(), error.trailing_metadata(), self._endpoint)
-        except (DecodeError, grpc.aio.UsageError, asyncio.InvalidStateError) as error:
-            failure = Unavailable(f"{self._endpoint}: {error}")
-        finally:
-            call.cancel()
-            await _ended(writer)
-            self._task = None
-            self._fail(failure)
-
-    async def _read(self, call: Any) -> None:
-        while (reply := await call.read()) is not grpc.aio.EOF:
-            answered: list[_Batch] = []
-            for result in reply.results:
-                batch = self._waiting.pop(result.id, None)
-                if batch is not None:
-                    batch.result = result
-                    answered.append(batch)
-            self._answer(answered)
-        if await call.code() is not grpc.StatusCode.OK:
-            raise grpc.aio.AioRpcError(
-                await call.code(),
-                await call.initial_metadata(),
-                await call.trailing_metadata(),
-                await call.details(),
-            )
-
-    async def _write(self, call: Any) -> None:
-        # Nothing is written before the node has accepted the stream: so what a stream that never
-        # came up was to carry was certainly not submitted.
-        if methods.MD_NODE not in dict(await call.initial_metadata() or ()):
-            return  # refused: the status says why, and the reader gets it
-        while not call.done():
-            if not self._unwritten:
-                self._wake.clear()
-                await self._wake.wait()
-                continue
-            number, batch = self._unwritten.popleft()
-            if batch.abandoned:
-                self._waiting.pop(number, None)
-                continue
-            batch.written = True
-            await call.write(pb.SubmitRequest(id=number, packed=batch.data))
-
-    def _fail(self, failure: JournalError | None) -> None:
-        """Answer everything on the stream with why there will be no verdicts."""
-        text = str(failure) if failure is not None else f"the connection to {self._endpoint} was closed"
-        failed = list(self._waiting.values())
-        self._waiting.clear()
-        self._unwritten.clear()
-        for batch in failed:
-            if isinstance(failure, WrongCluster):
-                batch.error = WrongCluster(text)
-            elif batch.written:
-                batch.error = Unavailable(f"{text}; what became of the batch is not known")
-            elif isinstance(failure, Overloaded):
-                batch.error = Overloaded(failure.limit, failure.value, failure.retry_after_ms)
-            else:
-                batch.error = NotSent(text)
-        self._answer(failed)
-
-    def _answer(self, batches: list[_Batch]) -> None:
-        if batches and self._token is not None:
-            _to_trio(self._side, self._token, _set_answered, batches)
-
-    async def close(self) -> None:
-        """End the stream; batches on it fail."""
-        self._closed = True
-        if self._task is not None:
-            await _ended(self._task)
-        self._flush()
-
-
-def _set_answered(batches: list[_Batch]) -> None:
-    for batch in batches:
-        batch.answered.set()
-
-
 # -- tails ------------------------------------------------------------------------------------
+
+
+class _DirectTail:
+    """A tail's messages, by the direct port."""
+
+    def __init__(self, replies: Replies, endpoint: str) -> None:
+        self._replies = replies
+        self._endpoint = endpoint
+
+    def __aiter__(self) -> _DirectTail:
+        return self
+
+    async def __anext__(self) -> TailMessage:
+        try:
+            data = await anext(self._replies)
+        except StopAsyncIteration:
+            raise Unavailable(f"{self._endpoint} ended the tail") from None
+        return _tail_message(_decoded(methods.TAIL, data))
 
 
 class _TailStream:
@@ -554,12 +457,7 @@ class _TailStream:
         message = self._messages.popleft()
         if full:
             self._side.post(self._room.set)
-        return TailMessage(
-            Revision(message.first),
-            Revision(message.last),
-            _unpack_commits(message.packed),
-            Revision(message.current),
-        )
+        return _tail_message(message)
 
     # asyncio side:
 
@@ -568,7 +466,7 @@ class _TailStream:
 
     async def close(self) -> None:
         if self._task is not None:
-            await _ended(self._task)
+            await ended(self._task)
 
     async def _run(self, request: pb.TailRequest) -> None:
         call = self._channel.unary_stream(
@@ -584,7 +482,7 @@ class _TailStream:
                     if len(self._messages) >= TAIL_MESSAGES_AHEAD_MAX:
                         await self._room.wait()
                 self._messages.append(message)
-                _to_trio(self._side, self._token, self._notify)
+                to_trio(self._side, self._token, self._notify)
         except grpc.aio.AioRpcError as error:
             failure = error_of_call(error.code(), error.details(), error.trailing_metadata(), self._endpoint)
         except (DecodeError, grpc.aio.UsageError, asyncio.InvalidStateError) as error:
@@ -592,7 +490,7 @@ class _TailStream:
         finally:
             call.cancel()
             self._failure = failure
-            _to_trio(self._side, self._token, self._notify)
+            to_trio(self._side, self._token, self._notify)
 
     def _notify(self) -> None:
         self._arrived.set()
@@ -601,22 +499,26 @@ class _TailStream:
 # -- helpers ------------------------------------------------------------------------------------
 
 
-def _to_trio(
-    side: AsyncioSide, token: trio.lowlevel.TrioToken, function: Callable[..., object], *arguments: Any
-) -> None:
-    """Have the trio side call ``function`` soon; nothing if that side is gone."""
+async def _result_of(reply: Reply) -> pb.SubmitResult:
+    result: pb.SubmitResult = _decoded(methods.SUBMIT_ONCE, await reply.message())
+    return result
+
+
+def _decoded(method: Method, data: bytes) -> Any:
+    """Return a reply. Raises ``Unavailable`` where it is none: what answers is no correct node."""
     try:
-        token.run_sync_soon(function, *arguments)
-    except trio.RunFinishedError:
-        pass
+        return method.decode_reply(data)
+    except DecodeError as error:
+        raise Unavailable(f"a reply does not decode: {error}") from None
 
 
-async def _ended(task: asyncio.Task[None]) -> None:
-    """Cancel a task, wait for its end, and take its error so that nobody misses it."""
-    task.cancel()
-    await asyncio.wait([task])
-    if not task.cancelled():
-        task.exception()
+def _tail_message(message: pb.TailMessage) -> TailMessage:
+    return TailMessage(
+        Revision(message.first),
+        Revision(message.last),
+        _unpack_commits(message.packed),
+        Revision(message.current),
+    )
 
 
 def _unpack_commits(packed: bytes) -> list[Commit]:

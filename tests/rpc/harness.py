@@ -31,12 +31,26 @@ from journal.rpc.edge import EdgeLimits
 from journal.rpc.methods import Method
 from journal.rpc.peers import GrpcTransport
 from journal.rpc.server import Server
+from journal.status import NodeStatus
 from journal.storage.memory import MemoryStorage
-from journal.types import NodeId, Revision
+from journal.types import NodeId, Revision, Slot
 
 P = ParamSpec("P")
 
 CLUSTER = "test-cluster"
+DIRECT = "127.0.0.1:0"
+
+
+class Way:
+    """Whether nodes have a direct port where a test does not say. The fixture ``both_ways`` sets it."""
+
+    direct = True
+
+    def of(self, direct: bool | None) -> bool:
+        return self.direct if direct is None else direct
+
+
+way = Way()
 
 
 def guest(test: Callable[P, Awaitable[None]]) -> Callable[P, None]:
@@ -121,7 +135,7 @@ class Served(SimpleNamespace):
     connector: GrpcConnector
     connection: GrpcConnection
     channel: grpc.aio.Channel
-    unary: grpc.aio.Channel
+    direct: grpc.aio.Channel
     """To the direct port."""
     log: Log
 
@@ -136,7 +150,7 @@ class Served(SimpleNamespace):
         self, method: Method, request: Message, metadata: Any = (), direct_port: bool = False
     ) -> Any:
         """``call`` for the asyncio side."""
-        channel = self.unary if direct_port else self.channel
+        channel = self.direct if direct_port else self.channel
         made = channel.unary_unary(
             method.path, request_serializer=methods.encode, response_deserializer=method.decode_reply
         )
@@ -165,9 +179,16 @@ class Served(SimpleNamespace):
 
 @asynccontextmanager
 async def served(
-    *, limits: Limits | None = None, edge: EdgeLimits | None = None, election_timeout_s: float = 0.05
+    *,
+    limits: Limits | None = None,
+    edge: EdgeLimits | None = None,
+    election_timeout_s: float = 0.05,
+    direct: bool | None = None,
 ) -> AsyncIterator[Served]:
-    """Serve a cluster of one real node over memory storage, and wait until it leads."""
+    """Serve a cluster of one real node over memory storage, and wait until it leads.
+
+    ``direct``: whether it has a direct port, by which ``Served.connection`` then goes. None: as ``way``
+    says."""
     log = Log()
     limits = limits or Limits()
     config = NodeConfig(
@@ -196,7 +217,12 @@ async def served(
         membership=Membership(voters=(Member(NodeId(1), "127.0.0.1:1"),)),
     )
     server = Server(
-        node, transport, listen="127.0.0.1:0", log=log.logger, limits=edge, direct_listen="127.0.0.1:0"
+        node,
+        transport,
+        listen="127.0.0.1:0",
+        log=log.logger,
+        limits=edge,
+        direct_listen=DIRECT * way.of(direct),
     )
     async with trio.open_nursery() as nursery, reachable(server, node, log) as found:
         nursery.start_soon(node.run)
@@ -213,7 +239,7 @@ async def reachable(server: Server, node: Any, log: Log) -> AsyncIterator[Served
     endpoint = f"127.0.0.1:{server.port}"
     connector = GrpcConnector(CLUSTER)
     channel = grpc.aio.insecure_channel(endpoint, options=channel_options())
-    unary = grpc.aio.insecure_channel(f"127.0.0.1:{server.direct_port}", options=channel_options())
+    direct = grpc.aio.insecure_channel(f"127.0.0.1:{server.direct_port or 1}", options=channel_options())
     try:
         yield Served(
             node=node,
@@ -222,14 +248,14 @@ async def reachable(server: Server, node: Any, log: Log) -> AsyncIterator[Served
             connector=connector,
             connection=await connector.connect(endpoint),
             channel=channel,
-            unary=unary,
+            direct=direct,
             log=log,
         )
     finally:
         with trio.CancelScope(shield=True):
             await connector.aclose()
             await side.run(channel.close)
-            await side.run(unary.close)
+            await side.run(direct.close)
             await side.run(server.aclose)
 
 
@@ -246,6 +272,30 @@ class FakeNode:
         self.refuse: JournalError | None = None
         self.submitted_one = trio.Event()
         self.read_one = trio.Event()
+
+    def status(self) -> NodeStatus:
+        zero = Revision(0)
+        return NodeStatus(
+            NodeId(1),
+            CLUSTER,
+            "h:1",
+            "leader",
+            None,
+            "",
+            zero,
+            Slot(0),
+            Slot(0),
+            0,
+            "",
+            zero,
+            0,
+            0,
+            0,
+            0,
+            0.0,
+            (),
+            "ok",
+        )
 
     def submit(self, data: bytes, reply: Callable[[list[Verdict] | JournalError], None]) -> None:
         if self.refuse is not None:
@@ -265,8 +315,10 @@ class FakeNode:
 
 
 @asynccontextmanager
-async def served_fake(*, edge: EdgeLimits | None = None) -> AsyncIterator[tuple[FakeNode, Served]]:
-    """Serve a fake node."""
+async def served_fake(
+    *, edge: EdgeLimits | None = None, direct: bool | None = None
+) -> AsyncIterator[tuple[FakeNode, Served]]:
+    """Serve a fake node. ``direct``: see ``served``."""
     log = Log()
     node = FakeNode()
     server = Server(
@@ -275,7 +327,7 @@ async def served_fake(*, edge: EdgeLimits | None = None) -> AsyncIterator[tuple[
         listen="127.0.0.1:0",
         log=log.logger,
         limits=edge,
-        direct_listen="127.0.0.1:0",
+        direct_listen=DIRECT * way.of(direct),
     )
     async with reachable(server, node, log) as found:
         yield node, found

@@ -134,7 +134,7 @@ def quick_keepalive(patch: pytest.MonkeyPatch) -> None:
 def test_a_connection_that_dies_without_a_word_is_noticed() -> None:
     @guest
     async def run() -> None:
-        async with served_fake() as (node, here), proxied(here.endpoint) as (endpoint, frozen):
+        async with served_fake(direct=False) as (node, here), proxied(here.endpoint) as (endpoint, frozen):
             connector = GrpcConnector()
             try:
                 connection = await connector.connect(endpoint)

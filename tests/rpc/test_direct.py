@@ -20,6 +20,7 @@ from journal.errors import Unavailable
 from journal.offers import Offer, Put
 from journal.rpc import bridge, methods
 from journal.rpc.channels import channel_options
+from journal.rpc.direct.connection import Connection
 from journal.rpc.direct.listener import HEALTH_CHECK, Listener
 from journal.rpc.edge import EdgeLimits
 from journal.rpc.methods import Method
@@ -31,6 +32,7 @@ from tests.rpc.harness import FakeNode, Served, batch, guest, served, served_fak
 A_PUT = Offer(mutations=(Put(b"key", b"value"),))
 SUBMIT = pb.SubmitRequest(packed=batch(A_PUT))
 
+CLIENT_STREAMS = [method for method in methods.ALL if method.client_streams]
 STREAMS = [method for method in methods.ALL if method.client_streams or method.server_streams]
 UNARY = [method for method in methods.ALL if method not in STREAMS]
 
@@ -44,6 +46,13 @@ def is_idle(server: Server) -> bool:
     """Whether nothing is left of any call."""
     listener = listener_of(server)
     return not (listener._calls or listener._waiting or listener._held_bytes or listener._answers)
+
+
+def others_of(here: Served) -> set[Connection]:
+    """Return the connections to the direct port, but for the one by which ``here.connection`` submits."""
+    own = here.connection._direct._socket
+    name = own._socket.getsockname() if own is not None else None
+    return {one for one in listener_of(here.server)._connections if one.peer_name != name}
 
 
 async def soon(holds: Callable[[], object]) -> None:
@@ -116,7 +125,7 @@ def test_garbage_is_an_invalid_argument(method: Method) -> None:
 
             async def throw() -> grpc.aio.AioRpcError:
                 with pytest.raises(grpc.aio.AioRpcError) as failed:
-                    await raw(here.unary, method.path)(b"\xff\xff\xff")
+                    await raw(here.direct, method.path)(b"\xff\xff\xff")
                 return failed.value
 
             error = await bridge.host().run(throw)
@@ -126,15 +135,15 @@ def test_garbage_is_an_invalid_argument(method: Method) -> None:
     run()
 
 
-@pytest.mark.parametrize("method", STREAMS, ids=lambda method: method.name)
-def test_a_stream_is_refused_and_says_where_to_call_it(method: Method) -> None:
+@pytest.mark.parametrize("method", CLIENT_STREAMS, ids=lambda method: method.name)
+def test_a_stream_of_requests_is_refused_and_says_where_to_call_it(method: Method) -> None:
     @guest
     async def run() -> None:
         async with served() as here:
             error = await failing(here, method, method.request())
             assert error.code() is grpc.StatusCode.UNIMPLEMENTED
             assert error.details() == (
-                f"{method.path} is a stream, and this port serves unary calls: call 127.0.0.1:1"
+                f"{method.path} is a stream of requests, which this port does not take: call 127.0.0.1:1"
             )
 
     run()
@@ -281,7 +290,7 @@ async def _give_up(here: Served, node: FakeNode, number: int) -> None:
     """Make a call and cancel it when the node has it; return when the node knows."""
 
     async def call() -> None:
-        made = raw(here.unary, methods.SUBMIT_ONCE.path)(SUBMIT.SerializeToString())
+        made = raw(here.direct, methods.SUBMIT_ONCE.path)(SUBMIT.SerializeToString())
         await soon(lambda: len(node.submitted) == number)
         made.cancel()
         await soon(lambda: not listener_of(here.server)._waiting)
@@ -325,7 +334,7 @@ async def test_a_read_that_is_cancelled_leaves_nothing_behind() -> None:
     async with served_fake() as (node, here):
 
         async def call() -> None:
-            made = raw(here.unary, methods.GET.path)(b"")
+            made = raw(here.direct, methods.GET.path)(b"")
             await soon(lambda: node.reads)
             made.cancel()
             await soon(lambda: is_idle(here.server))

@@ -37,7 +37,7 @@ from journal.rpc.direct.frames import (
 from journal.rpc.edge import EdgeLimits
 from journal.rpc.pb import journal_pb2 as pb
 from tests.rpc.harness import Served, guest, served, served_fake, until
-from tests.rpc.test_direct import is_idle, listener_of
+from tests.rpc.test_direct import is_idle, others_of
 
 BEGIN = frames.PREFACE + frame(SETTINGS, 0, 0)
 VALUE = bytes(range(256)) * 200
@@ -65,6 +65,10 @@ GET_REQUEST = message(pb.GetRequest(keys=[b"key"]).SerializeToString())
 
 def call(stream: int, body: bytes = GET_REQUEST, block: bytes = head()) -> bytes:
     return frame(HEADERS, END_HEADERS, stream, block) + frame(DATA, END_STREAM, stream, body)
+
+
+A_TAIL = call(1, message(pb.TailRequest().SerializeToString()), head(methods.TAIL.path))
+"""A call that goes on for long."""
 
 
 class Client:
@@ -396,7 +400,7 @@ async def test_a_reset_lets_go_of_what_waits_for_the_window() -> None:
         async with client_of(here, frames.PREFACE + none) as client:
             await client.send(call(1))
             assert (await client.frame())[0] == HEADERS
-            (connection,) = listener_of(here.server)._connections
+            (connection,) = others_of(here)
             assert connection.unread_bytes >= len(VALUE)
             await client.send(frames.reset(1, Code.CANCEL), more(1, 100), frame(PING, 0, 0, bytes(8)))
             assert (await client.frame())[0] == PING
@@ -411,7 +415,7 @@ async def test_who_does_not_read_is_hung_up_on() -> None:
         async with client_of(here, frames.PREFACE + wide) as client:
             await client.send(*(call(stream) for stream in range(1, 201, 2)))
             await until(lambda: here.node.counters.limits_hit["direct_unread_bytes_max"] == 1)
-            await until(lambda: not listener_of(here.server)._connections)
+            await until(lambda: not others_of(here))
         await until(lambda: is_idle(here.server))
         async with client_of(here) as client:
             await client.send(call(1))
@@ -444,8 +448,8 @@ async def test_who_does_not_read_is_not_read_from_until_it_does() -> None:
                     await client.send(call(2 * number + 1))
 
             nursery.start_soon(ask)
-            await until(lambda: listener_of(here.server)._connections)
-            (connection,) = listener_of(here.server)._connections
+            await until(lambda: others_of(here))
+            (connection,) = others_of(here)
             transport: Any = connection._transport
             await until(lambda: not transport.is_reading())
             ended = 0
@@ -531,6 +535,18 @@ def test_what_is_no_grpc_call_gets_an_http_status(block: bytes, status: str) -> 
 
 
 @guest
+async def test_replies_that_wait_for_a_window_count_among_the_calls_of_a_connection() -> None:
+    async with served(edge=EdgeLimits(streams_per_connection_max=2)) as here:
+        await here.put(b"key", VALUE)
+        none = frames.settings({frames.INITIAL_WINDOW_SIZE: 0})
+        async with client_of(here, frames.PREFACE + none) as client:
+            await client.send(call(1), call(3))
+            assert [(await client.frame())[0] for _ in range(2)] == [HEADERS, HEADERS]
+            await client.send(call(5))
+            assert await client.frame() == (RST_STREAM, 0, 5, Code.REFUSED_STREAM.to_bytes(4, "big"))
+
+
+@guest
 async def test_streams_past_the_limit_are_refused() -> None:
     async with (
         served_fake(edge=EdgeLimits(streams_per_connection_max=2)) as (node, here),
@@ -563,6 +579,8 @@ async def test_calls_that_never_become_whole_count_as_well() -> None:
         (frame(HEADERS, END_HEADERS, 2, head()), Code.PROTOCOL_ERROR),
         (frame(HEADERS, END_HEADERS, 0, head()), Code.PROTOCOL_ERROR),
         (frame(HEADERS, END_HEADERS, 1, head()) * 2, Code.PROTOCOL_ERROR),
+        (A_TAIL + frame(DATA, END_STREAM, 1, GET_REQUEST), Code.STREAM_CLOSED),
+        (A_TAIL + frame(HEADERS, END_HEADERS | END_STREAM, 1, head()), Code.PROTOCOL_ERROR),
         (frame(HEADERS, END_HEADERS, 1, b"\x80"), Code.COMPRESSION_ERROR),
         (frame(HEADERS, PADDED | END_HEADERS, 1, b"\x09123"), Code.PROTOCOL_ERROR),
         (frame(HEADERS, PADDED | END_HEADERS, 1), Code.PROTOCOL_ERROR),
@@ -595,7 +613,7 @@ def test_what_breaks_the_protocol_ends_the_connection(sent: bytes, code: Code) -
         async with served() as here, client_of(here) as client:
             await client.send(sent)
             assert await client.hung_up() is code
-            await until(lambda: not listener_of(here.server)._connections)
+            await until(lambda: not others_of(here))
             await until(lambda: is_idle(here.server))
 
     run()
@@ -629,7 +647,7 @@ async def test_who_has_begun_may_be_silent() -> None:
     async with served() as here, client_of(here) as client:
         await client.send(frame(PING, 0, 0, bytes(8)))
         assert (await client.frame())[0] == PING
-        (connection,) = listener_of(here.server)._connections
+        (connection,) = others_of(here)
         assert connection._timer is None, "nothing ends it by itself"
 
 
@@ -668,7 +686,7 @@ async def test_broken_conversations_harm_nobody_else() -> None:
                     data[at:to] = rng.randbytes(to - at)
             async with client_of(here, BEGIN + bytes(data)):
                 pass
-        await until(lambda: not listener_of(here.server)._connections)
+        await until(lambda: not others_of(here))
         await until(lambda: is_idle(here.server))
         assert here.log.named("rpc.bug") == []
         async with client_of(here) as client:

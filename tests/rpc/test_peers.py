@@ -18,23 +18,40 @@ from journal.paxos.messages import Accept, AcceptedValue, Envelope, Heartbeat, L
 from journal.rpc import bridge, methods, peers, pulse
 from journal.rpc.channels import channel_options
 from journal.rpc.codec import pack_message
-from journal.rpc.eager import begin
 from journal.rpc.pb import paxos_pb2 as px
 from journal.rpc.peers import GrpcTransport
 from journal.rpc.server import Server
 from journal.types import Ballot, NodeId, Slot
-from tests.rpc.harness import CLUSTER, FakeNode, Log, guest, make_transport, until
+from tests.rpc.harness import CLUSTER, DIRECT, FakeNode, Log, guest, make_transport, until
 
 BALLOT = Ballot(3, NodeId(1))
+
+_direct_listen = ""
+
+
+@pytest.fixture(params=["", DIRECT], ids=["stream", "direct"], autouse=True)
+def _way(request: pytest.FixtureRequest) -> None:
+    """All that is tested here holds by gRPC's stream and by the direct port."""
+    global _direct_listen
+    _direct_listen = request.param
 
 
 class Peer:
     """A transport behind a server, and what it was sent."""
 
-    def __init__(self, node: int, listen: str = "127.0.0.1:0", **options: Any) -> None:
+    def __init__(
+        self, node: int, listen: str = "127.0.0.1:0", direct: bool | None = None, **options: Any
+    ) -> None:
+        """``direct``: whether it has a direct port. None: what the test is run with."""
         self.log = Log()
         self.transport = make_transport(node, log=self.log, **options)
-        self.server = Server(cast(Node, FakeNode()), self.transport, listen=listen, log=self.log.logger)
+        self.server = Server(
+            cast(Node, FakeNode()),
+            self.transport,
+            listen=listen,
+            log=self.log.logger,
+            direct_listen=_direct_listen if direct is None else DIRECT * direct,
+        )
         self.got: list[Envelope] = []
         self.hung_up: list[NodeId] = []
         self.transport.start(self.got.append, self.hung_up.append)
@@ -593,30 +610,3 @@ async def test_a_message_to_all_is_packed_once(monkeypatch: pytest.MonkeyPatch) 
 def test_lengths_are_written_as_protobuf_reads_them(number: int) -> None:
     parcel = px.Parcel(ping=number).SerializeToString()
     assert parcel[1:] == (peers._varint(number) if number else b"")
-
-
-@guest
-async def test_a_message_is_on_its_way_when_send_returns_and_what_comes_meanwhile_goes_behind_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Not a round of the loop later: on the way of an offer there are four such sends."""
-    monkeypatch.setattr(pulse, "PING_INTERVAL_S", 600.0)
-    begun: list[object] = []
-
-    def note(writing: Any, ended: Any) -> None:
-        begun.append(writing)
-        begin(writing, ended)
-
-    monkeypatch.setattr(peers, "begin", note)
-    async with peer(1) as one, peer(2) as two:
-        one.transport.set_peers({NodeId(2): two.endpoint})
-        await until(lambda: one.log.named("peer.connected"))
-        await trio.testing.wait_all_tasks_blocked(0.05)
-        begun.clear()
-        send(one.transport, 2, learn(1), learn(2))
-        assert len(begun) == 1, "what is sent together goes together, and at once"
-        send(one.transport, 2, learn(3))
-        send(one.transport, 2, learn(4))
-        assert len(begun) == 1, "one write at a time"
-        await until(lambda: len(two.got) == 4)
-        assert len(begun) == 2

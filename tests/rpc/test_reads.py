@@ -35,6 +35,8 @@ from journal.types import NodeId, Revision, Slot
 from journal.versions import Record
 from tests.rpc.harness import Served, batch, guest, served, served_fake
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 
 @guest
 async def test_get_gives_records_in_the_order_asked_all_at_one_revision() -> None:
@@ -322,9 +324,15 @@ async def test_a_node_that_knows_no_parts_is_asked_for_the_page() -> None:
             reply: bytes = (await here.call_here(methods.SCAN, asked)).SerializeToString()
             return reply
 
+        async def status(_data: bytes, _context: Any) -> bytes:
+            return b""
+
         async def serve() -> tuple[grpc.aio.Server, int]:
             server = grpc.aio.server()
-            handlers: dict[str, Any] = {"Scan": grpc.unary_unary_rpc_method_handler(scan)}
+            handlers: dict[str, Any] = {
+                "Scan": grpc.unary_unary_rpc_method_handler(scan),
+                "Status": grpc.unary_unary_rpc_method_handler(status),
+            }
             server.add_generic_rpc_handlers(
                 (grpc.method_handlers_generic_handler(methods.JOURNAL, handlers),)
             )

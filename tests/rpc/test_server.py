@@ -27,6 +27,32 @@ def server_on(listen: str, direct_listen: str = "") -> Server:
     )
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::]", "127.0.0.1", "[::1]"])
+def test_both_ports_take_the_same_addresses(host: str) -> None:
+    """gRPC takes both families of addresses for either's "any"."""
+
+    @guest
+    async def run() -> None:
+        server = server_on(f"{host}:0", f"{host}:0")
+        await bridge.host().run(server.start)
+        try:
+            for address in ("127.0.0.1", "::1"):
+                reached = []
+                for port in (server.port, server.direct_port):
+                    try:
+                        stream = await trio.open_tcp_stream(address, port)
+                    except OSError:
+                        reached.append(False)
+                    else:
+                        await stream.aclose()
+                        reached.append(True)
+                assert reached[0] == reached[1]
+        finally:
+            await bridge.host().run(server.aclose)
+
+    run()
+
+
 @guest
 async def test_health_tells_a_running_node_from_one_that_can_serve() -> None:
     async with served_fake() as (node, here):
