@@ -160,7 +160,7 @@ class LocalCluster:
         return self._plan(self._file.read(), node).endpoint
 
     def direct_endpoint(self, node: int) -> str:
-        """Return where a node serves the unary calls of plain gRPC clients."""
+        """Return where a node's direct port is."""
         return self._plan(self._file.read(), node).direct
 
     @property

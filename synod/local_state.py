@@ -22,7 +22,7 @@ FORMAT = 1
 HTTP_PORT_ABOVE = 100
 """A node serves its metrics so far above the port of its endpoint."""
 DIRECT_PORT_ABOVE = 200
-"""The same for the unary calls of plain gRPC clients."""
+"""The same for its direct port."""
 HOST = "127.0.0.1"
 
 # Below the range from which the kernel takes ports for outgoing connections (32768 and up on
@@ -78,7 +78,7 @@ class NodePlan:
 
     @property
     def direct(self) -> str:
-        """Where it serves the unary calls of plain gRPC clients."""
+        """Where its direct port is."""
         return self._above(DIRECT_PORT_ABOVE)
 
     @property
@@ -87,7 +87,7 @@ class NodePlan:
         return {
             self.port: self.endpoint,
             self.port + HTTP_PORT_ABOVE: f"{self.http} for its metrics",
-            self.port + DIRECT_PORT_ABOVE: f"{self.direct} for unary calls",
+            self.port + DIRECT_PORT_ABOVE: f"{self.direct} for the direct port",
         }
 
     def _above(self, ports: int) -> str:

@@ -32,7 +32,7 @@ class NodeView:
     http: str = ""
     """Where it serves its metrics, if that is known."""
     direct: str = ""
-    """Where it serves the unary calls of plain gRPC clients, if that is known."""
+    """Where its direct port is, if that is known."""
 
     @property
     def name(self) -> str:

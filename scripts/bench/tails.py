@@ -77,11 +77,11 @@ async def _our_round(bench: Bench) -> dict[str, Any]:
     leader = await trio.to_thread.run_sync(bench.cluster.leader)
     assert leader is not None
     nodes = bench.cluster.nodes
-    followers = [bench.cluster.endpoint(node) for node in nodes if node != leader]
+    followers = [bench.cluster.direct_endpoint(node) for node in nodes if node != leader]
     base = await _revision(bench)
     return await _deliveries(
         Readers("synod", followers, TAILS, TAILS // 2, after=base),
-        _writer(bench, "synod", bench.cluster.endpoint(leader), base),
+        _writer(bench, "synod", bench.cluster.direct_endpoint(leader), base),
         bench.processes(leader),
     )
 
@@ -142,7 +142,7 @@ async def filtered(bench: Bench) -> list[Result]:
         leader = await trio.to_thread.run_sync(bench.cluster.leader)
         number = next(node for node in bench.cluster.nodes if node != leader)
         base = await _revision(bench)
-        endpoints = [bench.cluster.endpoint(number)]
+        endpoints = [bench.cluster.direct_endpoint(number)]
         readers = Readers(
             "synod", endpoints, FILTERED_TAILS, FILTERED_CONNECTIONS, prefix=WATCHED, after=base
         )
