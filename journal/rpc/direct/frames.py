@@ -110,13 +110,14 @@ def pack_headers(headers: Iterable[Header]) -> bytes:
     return Encoder().encode([NeverIndexedHeaderTuple(*header) for header in headers], huffman=False)
 
 
-def pieces(stream: int, data: bytes, *, is_last: bool) -> bytes:
+def pieces(stream: int, data: bytes | memoryview, *, is_last: bool) -> bytes:
     """Return DATA frames with all of ``data``, which must not be empty."""
-    parts = []
-    for at in range(0, len(data), FRAME_BYTES_MAX):
-        end = at + FRAME_BYTES_MAX
-        flags = END_STREAM if is_last and end >= len(data) else 0
-        parts.append(frame(DATA, flags, stream, data[at:end]))
+    parts: list[bytes | memoryview] = []
+    size, view = len(data), memoryview(data)  # copied once: it may be large
+    for at in range(0, size, FRAME_BYTES_MAX):
+        end = min(at + FRAME_BYTES_MAX, size)
+        flags = END_STREAM if is_last and end == size else 0
+        parts += (HEADER.pack(end - at >> 8, end - at & 0xFF, DATA, flags, stream), view[at:end])
     return b"".join(parts)
 
 
@@ -137,11 +138,11 @@ def is_one_message(data: bytes) -> bool:
     return length >= 0 and int.from_bytes(data[1:MESSAGE_PREFIX_BYTES], "big") == length
 
 
-def plain(data: bytes) -> bytes:
+def plain(data: bytes | memoryview) -> bytes:
     """Return the message of ``data``, which is one with its prefix. Raises ``Http2Error``."""
     if data[0]:
         raise Http2Error(Code.INTERNAL_ERROR, "the message is compressed, which nobody asked for")
-    return data[MESSAGE_PREFIX_BYTES:]
+    return bytes(data[MESSAGE_PREFIX_BYTES:])
 
 
 def messages(part: bytearray) -> Iterator[bytes]:
@@ -150,7 +151,8 @@ def messages(part: bytearray) -> Iterator[bytes]:
         end = MESSAGE_PREFIX_BYTES + int.from_bytes(part[1:MESSAGE_PREFIX_BYTES], "big")
         if len(part) < end:
             return
-        message = plain(bytes(part[:end]))
+        with memoryview(part) as view:  # copied once: it may be large
+            message = plain(view[:end])
         del part[:end]
         yield message
 
@@ -196,7 +198,8 @@ def whole_message(stream: int, message: bytes) -> bytes:
     head = _DATA_HEAD.pack(size >> 8, size & 0xFF, DATA, 0, stream, 0, length)
     if end == length:
         return head + message
-    return b"".join((head, message[:end], pieces(stream, message[end:], is_last=False)))
+    view = memoryview(message)
+    return b"".join((head, view[:end], pieces(stream, view[end:], is_last=False)))
 
 
 def failure(
