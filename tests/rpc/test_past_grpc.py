@@ -728,6 +728,32 @@ async def test_a_node_that_is_not_reached_at_all_was_not_sent_anything() -> None
 
 
 @guest
+async def test_what_keeps_a_node_from_saying_where_its_port_is_has_sent_nothing() -> None:
+    async with served() as here:
+
+        async def ask() -> pb.NodeStatus:
+            raise Unavailable("the node is stopping")
+
+        here.connection._direct._ask = ask
+        with pytest.raises(NotSent, match="the node is stopping"):
+            await here.connection.submit(batch(A_PUT))
+
+
+@guest
+async def test_what_a_node_says_it_did_not_serve_was_not_sent() -> None:
+    async with served_fake() as (node, here), trio.open_nursery() as nursery:
+
+        async def submit() -> None:
+            with pytest.raises(NotSent, match="another time"):
+                await here.connection.submit(batch(A_PUT))
+
+        nursery.start_soon(submit)
+        await node.submissions(1)
+        (connection,) = listener_of(here.server)._connections
+        connection._write(frames.goaway(0, Code.NO_ERROR, "another time"))
+
+
+@guest
 async def test_the_kernel_ends_a_connection_whose_other_side_is_silent_within_seconds() -> None:
     async with served() as here, pair() as (one, _two):
         await here.connection.submit(batch(A_PUT))
@@ -916,23 +942,24 @@ async def test_streams_whose_messages_wait_count_once_among_the_calls_of_a_conne
 @guest
 async def test_the_connections_window_holds_for_streams() -> None:
     async with served() as here:
-        for _ in range(10):
-            await here.put(b"k", bytes(20_000))
         wide = frames.settings({frames.INITIAL_WINDOW_SIZE: 1 << 30})
         async with client_of(here, frames.PREFACE + wide) as client:
-            request = pb.TailRequest().SerializeToString()
+            request = pb.TailRequest(progress_ms=100_000).SerializeToString()
             await client.send(
                 frame(HEADERS, frames.END_HEADERS, 1, headers_of(methods.TAIL.path, "h:1", ())),
                 frame(DATA, frames.END_STREAM, 1, frames.message_prefix(len(request)) + request),
             )
             assert await status_of(client) == "none"
-            got = 0
+            got, sent = len((await client.frame())[3]), 0
+            # Messages that fit in use the window up, and what is more than it waits.
             while got < frames.WINDOW_AT_FIRST:
-                kind, _flags, _stream, payload = await client.frame()
-                assert kind == DATA
-                got += len(payload)
-            assert got == frames.WINDOW_AT_FIRST
-            await here.put(b"another")
+                await here.put(b"k", bytes(20_000))
+                sent += 20_000
+                while got < min(sent, frames.WINDOW_AT_FIRST):
+                    kind, _flags, _stream, payload = await client.frame()
+                    assert kind == DATA
+                    got += len(payload)
+            assert got == frames.WINDOW_AT_FIRST < sent
             await client.send(frame(frames.PING, 0, 0, bytes(8)))
             assert (await client.frame())[0] == frames.PING
 
