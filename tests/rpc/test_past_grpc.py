@@ -673,6 +673,33 @@ async def test_large_batches_that_the_network_does_not_take_at_once_arrive_whole
                 reply([1])
 
 
+class Full:
+    """A socket whose buffer is full at the first try."""
+
+    def __init__(self, real: socket.socket) -> None:
+        self._real = real
+        self._tries = 0
+
+    def send(self, data: bytes) -> int:
+        self._tries += 1
+        if self._tries == 1:
+            raise BlockingIOError
+        return self._real.send(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+@guest
+async def test_what_finds_a_full_buffer_is_sent_when_there_is_room() -> None:
+    async with served() as here:
+        await here.connection.submit(batch(A_PUT))
+        opened: Any = direct_of(here)
+        opened._socket = Full(opened._socket)
+        assert await here.connection.submit(batch(A_PUT)) == [2]
+        assert opened._socket._tries == 2
+
+
 @guest
 async def test_a_connection_that_is_closed_fails_what_is_on_it() -> None:
     async with served_fake() as (node, here), trio.open_nursery() as nursery:
