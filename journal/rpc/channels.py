@@ -61,6 +61,11 @@ def server_options(request_bytes_max: int, streams_per_connection_max: int) -> O
     ]
 
 
+def host_of(endpoint: str) -> str:
+    """Return the host of ``host:port``, that of IPv6 without its brackets."""
+    return endpoint.rpartition(":")[0].removeprefix("[").removesuffix("]")
+
+
 def notice_silence(connected: socket.socket) -> None:
     """Have the kernel end a connection whose other side vanished without a word as soon as gRPC would."""
     connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

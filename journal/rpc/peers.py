@@ -37,7 +37,7 @@ from structlog.typing import FilteringBoundLogger
 from journal.errors import JournalError, ProtocolViolation, Unavailable, WrongCluster
 from journal.paxos.messages import Accept, Envelope, Heartbeat, Message, message_bytes
 from journal.rpc import methods
-from journal.rpc.channels import channel_options
+from journal.rpc.channels import channel_options, host_of
 from journal.rpc.codec import pack_message, unpack_message
 from journal.rpc.direct.connection import Call
 from journal.rpc.errors import error_of_call
@@ -578,13 +578,12 @@ class _Link:
         """Return what parcels go by: the peer's direct port if it has one that is reached, or ``call``."""
         port, invitation = accepted.get(methods.MD_DIRECT_PORT), accepted.get(methods.MD_INVITATION)
         if port and invitation:
-            host = self.endpoint.rpartition(":")[0].removeprefix("[").removesuffix("]")
             metadata = (
                 (methods.MD_CLUSTER, self._transport.cluster),
                 (methods.MD_INVITATION, str(invitation)),
             )
             try:
-                return await DirectStream.open(host, int(port), metadata, self.flush, ended)
+                return await DirectStream.open(host_of(self.endpoint), int(port), metadata, self.flush, ended)
             except (OSError, ValueError, Unavailable) as error:
                 self._log.warning("peer.direct_port_unreached", port=port, reason=str(error))
         return GrpcStream(call, self.flush, ended)

@@ -319,7 +319,9 @@ def _say_where(cluster: LocalCluster, quiet: bool) -> None:
     click.echo(f"\n{agents} agents. Logs: {shown_path(cluster.log('node-1').parent)}/*.log")
     click.echo(f"Try in another terminal:  synod put greeting hello{where} && synod tail --after 0{where}")
     click.echo(f"                          synod run{where} -- sh -c 'echo hello; sleep 60'")
-    click.echo(f"Unary calls of plain gRPC clients are cheapest at {', '.join(cluster.direct_endpoints)}")
+    click.echo(
+        f"For calls of plain gRPC clients that take one request: {', '.join(cluster.direct_endpoints)}"
+    )
     if cluster.api_endpoint:
         click.echo("The ECS API, with aws-cli or boto3 (any keys and region will do):")
         click.echo(

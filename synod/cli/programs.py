@@ -92,8 +92,9 @@ def parse_members(text: str, option: str = "--members") -> tuple[tuple[int, str]
     "--direct-listen",
     metavar="HOST:PORT",
     help="Where peers and clients go past gRPC's own server, at a fraction of the cost: with offers, with"
-    " what nodes say to each other, and with unary calls of any gRPC client. Nodes and this project's clients"
-    " find it by themselves, on the host by which they reach --listen. Without it all goes there.",
+    " what nodes say to each other, and with any gRPC client's calls that take one request. Nodes and"
+    " this project's clients find it by themselves, on the host by which they reach --listen. Without it all"
+    " goes there.",
 )
 @click.option(
     "--http-listen",

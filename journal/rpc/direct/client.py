@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError, Message
 from journal.connection import NotSent
 from journal.errors import JournalError, Unavailable, WrongCluster
 from journal.rpc import methods
+from journal.rpc.channels import host_of
 from journal.rpc.direct.caller import Failure, headers_of
 from journal.rpc.direct.socket import Socket
 from journal.rpc.errors import error_of_call
@@ -41,7 +42,7 @@ class DirectClient:
     ) -> None:
         """``ask`` asks the node for its status, by gRPC. It raises ``JournalError``."""
         self._endpoint = endpoint
-        self._host = endpoint.rpartition(":")[0].removeprefix("[").removesuffix("]")
+        self._host = host_of(endpoint)
         self._metadata = tuple(metadata)
         self._ask = ask
         self._blocks: dict[str, bytes] = {}

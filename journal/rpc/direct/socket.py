@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 import trio
 
@@ -83,7 +84,11 @@ class Socket:
         try:
             while not self.is_closed:
                 await trio.lowlevel.wait_readable(self._socket)
-                if not (data := self._socket.recv(_READ_BYTES)):
+                try:
+                    data = self._socket.recv(_READ_BYTES)
+                except BlockingIOError:  # woken for nothing
+                    continue
+                if not data:
                     break
                 self.caller.data_received(data)
                 if self.caller.has_settled:
@@ -121,6 +126,7 @@ class Socket:
         try:
             while self._unwritten:  # none is left where the socket was closed
                 await trio.lowlevel.wait_writable(self._socket)
-                del self._unwritten[: self._socket.send(self._unwritten)]
+                with suppress(BlockingIOError):  # woken for nothing
+                    del self._unwritten[: self._socket.send(self._unwritten)]
         except (OSError, trio.ClosedResourceError) as error:
             self._close_for(str(error))
