@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import trio
+
 from cluster import offers
 from cluster.feed import ClusterFeed, Feed
 from cluster.keys import DEFAULT_CLUSTER
@@ -128,6 +130,9 @@ async def run_tasks(
         plan = place(feed.state, _request(request, left), rng)
         if not plan.placements or (request.gang and plan.unplaced):
             failures += [_no_room(plan)] * left
+            await (
+                trio.lowlevel.checkpoint()
+            )  # nothing was waited for: who asks again and again would stop all others
             break
         done = await _offer(journal, plan, request, rng, wall())
         placed += done.placed

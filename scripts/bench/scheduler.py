@@ -104,7 +104,9 @@ async def work(
     async def loop() -> None:
         while True:
             began = trio.current_time()
-            await run_tasks(counting, feed, request, rng=rng, wall=time.time)
+            result = await run_tasks(counting, feed, request, rng=rng, wall=time.time)
+            if full := next((failure for failure in result.failures if failure.instances), None):
+                raise SystemExit(f"the simulated cluster is full, so nothing is measured: {full.reason}")
             counting.tally.latencies_ms.append((trio.current_time() - began) * 1000)
 
     async with trio.open_nursery() as nursery:

@@ -22,6 +22,8 @@ async def test_schedulers_place_what_they_say_and_the_books_are_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(placement, "INSTANCES", 3)
+    for resource in ("CPU", "MEMORY"):  # the three hold whatever a fast machine places meanwhile
+        monkeypatch.setattr(placement, resource, 10**9)
     cluster = LocalCluster.create(tmp_path / "synod", nodes=1)
     try:
         await trio.to_thread.run_sync(cluster.start)
@@ -45,5 +47,23 @@ async def test_schedulers_place_what_they_say_and_the_books_are_checked(
             await journal.offer(Offer((Adjust(keys.capacity(name, instance), {"cpu": 1}),)))
             with pytest.raises(RuntimeError, match=f"the books of {name} are wrong: {instance}"):
                 await check(journal, name)
+    finally:
+        await trio.to_thread.run_sync(cluster.stop)
+
+
+async def test_a_cluster_that_is_full_measures_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placement, "INSTANCES", 1)
+    monkeypatch.setattr(placement, "CPU", 10 * DEFINITION.cpu)
+    cluster = LocalCluster.create(tmp_path / "synod", nodes=1)
+    try:
+        await trio.to_thread.run_sync(cluster.start)
+        await trio.to_thread.run_sync(cluster.wait_ready)
+        bench = Bench(cluster, None, tmp_path, 0.1, 1, b"", Console(quiet=True))
+        async with connect(cluster.endpoints, cluster=cluster.cluster_id) as journal:
+            await accepted(journal, [offers.register_task_definition(DEFINITION)])
+            with pytest.raises(RuntimeError, match="the simulated cluster is full"):
+                await measure(bench, journal, Work(name="jobs of 1", tasks=1, jobs=2), Mode.ADJUST, 0)
     finally:
         await trio.to_thread.run_sync(cluster.stop)
