@@ -20,7 +20,7 @@ from rich.console import Console
 from journal.client import run
 from scripts.bench import etcd, h2load, report
 from scripts.bench.etcd import Etcd
-from scripts.bench.machine import UNARY, echo_server, stream_echo_us, synced_appends
+from scripts.bench.machine import UNARY, echo_server, python_loop_ms, stream_echo_us, synced_appends
 from scripts.bench.nodes import check_nodes
 from scripts.bench.results import Result, percentiles
 from scripts.bench.rows import ROWS, Bench, chosen
@@ -63,6 +63,7 @@ async def machine_limits(folder: Path, seconds: float) -> dict[str, Any]:
     return {
         "cores": os.cpu_count(),
         "python": platform.python_version(),
+        "python_loop_ms": round(python_loop_ms(), 1),
         "system": platform.system(),
         "synced_append": disk,
         "echo": {"stream_us": round(stream_us, 1), "unary_per_s": round(unary.per_s)},

@@ -38,6 +38,8 @@ def table(results: Sequence[Result], machine: dict[str, Any]) -> Table:
     found.add_row(
         "machine", "bare gRPC unary echo, 256 in flight", f"{echo['unary_per_s']:,.0f} calls/s", *[""] * 4
     )
+    loop = f"{machine['python_loop_ms']:.0f} ms"
+    found.add_row("machine", f"Python {machine['python']}, 10^6 rounds of a bare loop", loop, *[""] * 4)
     return found
 
 
