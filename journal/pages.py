@@ -17,7 +17,7 @@ from itertools import accumulate, compress, islice
 from operator import add, itemgetter
 from struct import pack, unpack_from
 from typing import Any, Final, overload
-from zlib import crc32
+from journal.checksum import crc32
 
 import msgpack
 

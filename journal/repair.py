@@ -12,7 +12,7 @@ above the folded prefix are the core's business (``paxos.acceptor``).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from zlib import crc32
+from journal.checksum import crc32
 
 from journal.paxos.effects import Effects
 from journal.paxos.messages import AcceptedValue, Envelope, Show, Shown

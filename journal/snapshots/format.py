@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from struct import Struct
 from typing import Final, NamedTuple
-from zlib import crc32
+from journal.checksum import crc32
 
 import msgpack
 

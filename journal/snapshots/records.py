@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from struct import Struct
 from typing import Final, NamedTuple
-from zlib import crc32
+from journal.checksum import crc32
 
 import msgpack
 

@@ -19,7 +19,7 @@ import os
 from pathlib import Path
 from struct import Struct
 from typing import Final
-from zlib import crc32
+from journal.checksum import crc32
 
 from journal.errors import FolderDamaged
 

@@ -47,7 +47,7 @@ from __future__ import annotations
 
 from struct import Struct
 from typing import Final
-from zlib import crc32
+from journal.checksum import crc32
 
 from journal.errors import RecordDamaged
 from journal.types import Slot
