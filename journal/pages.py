@@ -17,10 +17,10 @@ from itertools import accumulate, compress, islice
 from operator import add, itemgetter
 from struct import pack, unpack_from
 from typing import Any, Final, overload
-from journal.checksum import crc32
 
 import msgpack
 
+from journal.checksum import crc32
 from journal.errors import ProtocolViolation
 from journal.storage.records import CHECKSUM_BYTES, CURRENT
 from journal.versions import HEAD, HEAD_BYTES, Record, Stored, Versions, decode, parse

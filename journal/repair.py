@@ -12,8 +12,8 @@ above the folded prefix are the core's business (``paxos.acceptor``).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from journal.checksum import crc32
 
+from journal.checksum import crc32
 from journal.paxos.effects import Effects
 from journal.paxos.messages import AcceptedValue, Envelope, Show, Shown
 from journal.storage import Write

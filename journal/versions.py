@@ -29,8 +29,8 @@ from heapq import merge
 from itertools import islice
 from struct import Struct, unpack_from
 from typing import Final, NamedTuple, Protocol
-from journal.checksum import crc32
 
+from journal.checksum import crc32
 from journal.errors import RecordDamaged
 from journal.storage import Write
 from journal.storage.records import (

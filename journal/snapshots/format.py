@@ -15,10 +15,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from struct import Struct
 from typing import Final, NamedTuple
-from journal.checksum import crc32
 
 import msgpack
 
+from journal.checksum import crc32
 from journal.errors import ProtocolViolation, SnapshotDamaged
 from journal.snapshots.records import Digest, End, Record, pack_record, unpack_records
 from journal.types import Revision, Slot

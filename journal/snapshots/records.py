@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from struct import Struct
 from typing import Final, NamedTuple
-from journal.checksum import crc32
 
 import msgpack
 
+from journal.checksum import crc32
 from journal.errors import ProtocolViolation
 from journal.paxos.membership import Membership
 from journal.paxos.messages import SnapshotChunk

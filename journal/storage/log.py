@@ -27,8 +27,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
-from journal.checksum import crc32
 
+from journal.checksum import crc32
 from journal.errors import RecordDamaged, VoteLost
 from journal.limits import Limits
 from journal.paxos.effects import Effects

@@ -19,8 +19,8 @@ import os
 from pathlib import Path
 from struct import Struct
 from typing import Final
-from journal.checksum import crc32
 
+from journal.checksum import crc32
 from journal.errors import FolderDamaged
 
 NAME: Final = "SYNCED"

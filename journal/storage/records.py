@@ -47,8 +47,8 @@ from __future__ import annotations
 
 from struct import Struct
 from typing import Final
-from journal.checksum import crc32
 
+from journal.checksum import crc32
 from journal.errors import RecordDamaged
 from journal.types import Slot
 

@@ -44,10 +44,10 @@ def synced_appends(folder: Path, seconds: float) -> dict[str, Any]:
 
 
 def python_loop_ms(rounds: int = 1_000_000, times: int = 5) -> float:
-    """Return the shortest time of a loop over a dict of tuples, in ms: what this interpreter makes of this core.
+    """Return the shortest time of a loop over a dict of tuples, in ms: what the interpreter makes of a core.
 
-    Builds of one version differ by a quarter: Debian's is optimized by a profile, one that was merely compiled is
-    not.
+    Builds of one version differ by a quarter: Debian's is optimized by a profile, one that was merely
+    compiled is not.
     """
     return min(_python_loop_s(rounds) for _ in range(times)) * 1000
 

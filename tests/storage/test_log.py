@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from journal.checksum import crc32
 
 import pytest
 
+from journal.checksum import crc32
 from journal.entries import pack_membership
 from journal.errors import RecordDamaged, VoteLost
 from journal.limits import Limits
