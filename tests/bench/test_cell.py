@@ -55,7 +55,7 @@ async def test_a_cluster_that_is_full_measures_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(placement, "INSTANCES", 1)
-    monkeypatch.setattr(placement, "CPU", 10 * DEFINITION.cpu)
+    monkeypatch.setattr(placement, "CPU", 1_000)  # ten tasks
     cluster = LocalCluster.create(tmp_path / "synod", nodes=1)
     try:
         await trio.to_thread.run_sync(cluster.start)
