@@ -130,9 +130,8 @@ async def run_tasks(
         plan = place(feed.state, _request(request, left), rng)
         if not plan.placements or (request.gang and plan.unplaced):
             failures += [_no_room(plan)] * left
-            await (
-                trio.lowlevel.checkpoint()
-            )  # nothing was waited for: who asks again and again would stop all others
+            # Nothing was waited for: who asks again and again would stop all others.
+            await trio.lowlevel.checkpoint()
             break
         done = await _offer(journal, plan, request, rng, wall())
         placed += done.placed

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import zlib
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from journal.checksum import crc32
@@ -16,6 +16,7 @@ WITHOUT_ISAL = (
 )
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=5000), st.integers(0, 2**32 - 1))
 def test_it_is_that_of_zlib(data: bytes, start: int) -> None:
     assert crc32(data) == zlib.crc32(data)
