@@ -662,6 +662,16 @@ class Submitter:
 
 
 _HAPPENED = frozenset(
-    {Reason.READ, Reason.RANGE, Reason.EXPECT, Reason.BOUNDS, Reason.SET, Reason.ABSENT, Reason.TYPE}
+    {
+        Reason.READ,
+        Reason.RANGE,
+        Reason.EXPECT,
+        Reason.BOUNDS,
+        Reason.SET,
+        Reason.ABSENT,
+        Reason.TYPE,
+        Reason.COMPACTED,
+        Reason.FUTURE,
+    }
 )
 """Reasons whose receipt names a revision that the journal has certainly reached."""

@@ -61,6 +61,28 @@ async def test_a_rejection_carries_the_receipt(autojump_clock: object) -> None:
         assert caught.value.receipt.revision == 1
 
 
+@pytest.mark.parametrize("reason", [Reason.READ, Reason.EXPECT, Reason.COMPACTED, Reason.FUTURE])
+async def test_a_revision_that_a_receipt_names_was_seen(autojump_clock: object, reason: Reason) -> None:
+    """A client that was told of revision 3, if only by a rejection, reads nothing older from then on."""
+    cluster = FakeCluster()
+    async with client(cluster) as other, client(cluster) as journal:
+        for value in (b"1", b"2", b"3"):
+            await other.put(b"a", value)
+        offers = {
+            Reason.READ: Offer((Put(b"b", b""),), reads=(b"a",), at=1),
+            Reason.EXPECT: Offer((Put(b"b", b""),), expect=((b"a", 1),)),
+            Reason.COMPACTED: Offer((Put(b"b", b""),), reads=(b"b",), at=1),
+            Reason.FUTURE: Offer((Put(b"b", b""),), reads=(b"b",), at=99),
+        }
+        if reason is Reason.COMPACTED:
+            await other.compact(3)
+        journal._submitter._based = True  # it does not ask where the journal stands before it offers
+        with pytest.raises(OfferRejected) as caught:
+            await journal.offer(offers[reason])
+        assert (caught.value.receipt.reason, caught.value.receipt.revision) == (reason, 3)
+        assert journal.seen == 3
+
+
 async def test_an_exception_of_the_body_is_not_wrapped(autojump_clock: object) -> None:
     cluster = FakeCluster()
     with pytest.raises(OfferRejected):
