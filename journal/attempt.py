@@ -29,7 +29,7 @@ from journal.offers import (
     Rejected,
 )
 from journal.storage import Write
-from journal.versions import ABSENT, Stored, succeed, value_of
+from journal.versions import ABSENT, Stored, Superseded, succeed, value_of
 
 if TYPE_CHECKING:
     from journal.space import Space
@@ -91,7 +91,7 @@ class Attempt:
         else:
             self._compute(index, mutation)
 
-    def commit(self, superseded: list[tuple[bytes, int, bytes]], writes: list[Write]) -> None:
+    def commit(self, superseded: list[Superseded], writes: list[Write]) -> None:
         """Make the attempt real."""
         space = self._space
         versions, leases, revision = space.versions, space.lease_table, self.revision
@@ -103,7 +103,7 @@ class Attempt:
             if record is old:
                 continue
             if old[2] or old[1] > space.compacted:
-                superseded.append((key, revision, old[4]))
+                superseded.append((key, revision, old))
             if old[3] != record[3]:
                 leases.rebind(key, old[3], record[3], writes)
             versions.young[key] = space.changed.records[key] = record

@@ -42,14 +42,15 @@ def recover(
 ) -> Start:
     """Read what ``storage`` has. ``membership`` is the cluster's first; ``checked`` is asked
     before anything is accepted. Raises ``StorageError``."""
-    log = LogStore(storage, config.limits)
-    cache_records_max, window = config.limits.space_cache_records_max, config.limits.window_slots_max
+    limits, window = config.limits, config.limits.window_slots_max
+    log = LogStore(storage, limits)
+    cache_records_max, reach = limits.space_cache_records_max, limits.log_reach_revisions
     transfer = read_transfer(storage)
     snapshot = transfer.end if transfer is not None else None
     trimmed = trimmed_slot(storage)
-    space = Space(MISSING, cache_records_max=cache_records_max)
+    space = Space(MISSING, cache_records_max=cache_records_max, log_reach_revisions=reach)
     if snapshot is None:
-        there = Space.load(storage, cache_records_max=cache_records_max)
+        there = Space.load(storage, cache_records_max=cache_records_max, log_reach_revisions=reach)
         # What was trimmed of the log cannot be folded: a space from before it cannot go on. While a
         # snapshot is installed, what is there of a space is half of an old and half of a new one.
         if there.applied >= trimmed:

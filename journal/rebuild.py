@@ -102,7 +102,11 @@ async def rebuild(storage: Storage, limits: Limits) -> tuple[Slot, Slot]:
             key for key, _value in islice(storage.iterate(family, family_end(family)), RECORDS_PER_BATCH)
         ]:
             await storage.write([(key, None) for key in keys], sync=False)
-    space = Space.load(storage, cache_records_max=limits.space_cache_records_max)
+    space = Space.load(
+        storage,
+        cache_records_max=limits.space_cache_records_max,
+        log_reach_revisions=limits.log_reach_revisions,
+    )
     log = LogStore(storage, limits)
     writes: list[Write] = []
     while space.applied < folded:

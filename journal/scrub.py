@@ -8,6 +8,7 @@ an identifier        its value in the log
 an outcome           the entry of its slot in the log, and the outcome of the slot before
 the state            the outcome of the applied slot
 an older version     the current version of its key (a tombstone goes together with what it ended)
+a slot's page        the same of each version in it
 a current version    the older one that it ended, if that is not compacted
 a binding            its key
 a recent slot        the keys that it changed
@@ -26,6 +27,7 @@ from itertools import islice
 import msgpack
 
 from journal.commits import outcome_head
+from journal.ended import unpack_page
 from journal.errors import RecordDamaged
 from journal.state import read_state, unpack_state
 from journal.storage import Storage, View
@@ -34,6 +36,7 @@ from journal.storage.records import (
     ACCEPTED,
     BINDING,
     CURRENT,
+    ENDED,
     HISTORY,
     IDENTIFIER,
     NUMBER,
@@ -41,6 +44,7 @@ from journal.storage.records import (
     RECENT,
     STAGED,
     STATE,
+    family_end,
     number_key,
     number_of,
     unseal,
@@ -49,6 +53,8 @@ from journal.types import Slot
 from journal.versions import decode
 
 SCRUB_BYTES_PER_STEP = 1024 * 1024
+ENDED_BYTES = 64
+"""About what a slot's page takes for each version in it, which is as much work to look at as a record."""
 
 
 class Scrub:
@@ -85,7 +91,9 @@ class Scrub:
             except RecordDamaged as error:
                 if error.key == key:  # another one that was looked at has its own turn
                     found.append(error)
-            if size >= SCRUB_BYTES_PER_STEP:
+            if key[:1] == ENDED:
+                count += len(value) // ENDED_BYTES
+            if size >= SCRUB_BYTES_PER_STEP or count >= records_max:
                 break
         if count == 0:
             self.passes += 1
@@ -114,11 +122,17 @@ def gone(view: View, key: bytes, sealed: bytes, payload: bytes) -> Iterator[Reco
             yield from _missing(view, number_key(OUTCOME, applied), "its slot is the applied one")
     elif family == HISTORY:
         yield from _missing(view, CURRENT + key[9:], "an older version of the key is there")
+    elif family == ENDED:
+        page, compacted = unpack_page(key, sealed), _compacted(view)
+        for name, end in zip(page.keys, page.ends, strict=True):
+            if end > compacted:
+                yield from _missing(view, CURRENT + name, "an older version of the key is there")
     elif family == CURRENT:
         record = decode(key, sealed)
         if record[5] > 1 and record[1] > _compacted(view):
             older = HISTORY + NUMBER.pack(record[1]) + key[1:]
-            yield from _missing(view, older, "the version that ended it is there")
+            if view.get(older) is None and not _is_in_page(view, key[1:], record[1]):
+                yield RecordDamaged(older, "it is gone, though the version that ended it is there")
     elif family == BINDING:
         yield from _missing(view, CURRENT + key[9:], "a lease is bound to it")
     elif family == RECENT:
@@ -127,6 +141,14 @@ def gone(view: View, key: bytes, sealed: bytes, payload: bytes) -> Iterator[Reco
         if _is_after_compaction(view, slot):
             for changed in keys:
                 yield from _missing(view, CURRENT + changed, f"slot {slot} changed it")
+
+
+def _is_in_page(view: View, key: bytes, end: int) -> bool:
+    """Whether the version that ``end`` ended is one of those of which the log has the value."""
+    for stored_key, sealed in view.iterate(number_key(ENDED, end), family_end(ENDED)):
+        page = unpack_page(stored_key, sealed)
+        return (key, end) in zip(page.keys, page.ends, strict=True)
+    return False
 
 
 def _missing(view: View, key: bytes, why: str) -> Iterator[RecordDamaged]:

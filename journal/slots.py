@@ -7,15 +7,16 @@ oldest go when nobody is served from them any more.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import sha256
 from struct import Struct
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from journal.commits import OUTCOME_HEAD, outcome_head
 from journal.errors import RecordDamaged, RevisionCompacted, RevisionInFuture
-from journal.storage import Write
+from journal.storage import Reader, Write
 from journal.storage.log import trimmed_slot, trimmed_write
-from journal.storage.records import LOG_FAMILIES, OUTCOME, family_end, number_key, number_of, unseal
+from journal.storage.records import ENDED, LOG_FAMILIES, OUTCOME, family_end, number_key, number_of, unseal
 from journal.types import Revision, Slot
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class Slots:
     def __init__(self, space: Space) -> None:
         self.first = Slot(1)
         """The first slot that the log, and what was recorded about its outcome, reaches back to."""
+        self.base = Revision(0)
+        """The journal's revision before it."""
         self._space = space
         self._trim_before: tuple[Revision, Slot] | None = None
 
@@ -50,8 +53,10 @@ class Slots:
         reader = self._space.reader
         self.first = Slot(self._space.applied + 1)
         begin = number_key(OUTCOME, trimmed_slot(reader) + 1)  # LevelDB would pass over each removal before
-        for key, _sealed in reader.iterate(begin, family_end(OUTCOME)):
-            self.first = min(self.first, number_of(key))
+        self.base = self._space.revision
+        for key, sealed in reader.iterate(begin, family_end(OUTCOME)):
+            if number_of(key) < self.first:
+                self.first, self.base = number_of(key), outcome_head(unseal(key, sealed)).before
             break
 
     def outcome(self, slot: Slot) -> bytes | None:
@@ -89,54 +94,75 @@ class Slots:
         """
         if revision > self._space.revision:
             raise RevisionInFuture(revision, self._space.revision)
-        low, high = int(self.first), int(self._space.applied)
-        if low > high:
-            raise RevisionCompacted(revision, Revision(self._space.revision + 1))
-        first = self._outcome_at(low)
-        if revision <= first.before:
-            raise RevisionCompacted(revision, Revision(first.before + 1))
-        while low < high:
-            middle = (low + high) // 2
-            if self._outcome_at(middle).after >= revision:
-                high = middle
-            else:
-                low = middle + 1
-        return Slot(low)
-
-    def _outcome_at(self, slot: int) -> Any:
-        record = self.outcome(Slot(slot))
-        if record is None:
-            raise RecordDamaged(number_key(OUTCOME, slot), "it is missing between others")
-        return outcome_head(record)
+        if revision <= self.base:
+            raise RevisionCompacted(revision, Revision(self.base + 1))
+        return _search(revision, self.first, self._space.applied, self.outcome)
 
     def trim_step(self, keep_from: Slot, slots_max: int) -> list[Write]:
         """Return removals of log and outcome records that nobody is served from any more.
 
-        Those of slots whose revisions are all at or below the compacted one, and that are before
-        ``keep_from``, which must be folded and flushed; up to ``slots_max`` slots of them.
+        Those of slots whose revisions are all at or below the compacted one, and that no older version is
+        read from (``ended``), and that are before ``keep_from``, which must be folded and flushed; up to
+        ``slots_max`` slots of them.
         """
         if self._trim_before is None or self._trim_before[0] != self._space.compacted:
-            needed = Revision(self._space.compacted + 1)
+            compacted = self._space.compacted
+            needed = Revision(self._space.versions.log_needed_after(compacted) + 1)
             try:
                 is_there = needed <= self._space.revision
                 before = self.of_revision(needed) if is_there else Slot(self._space.applied + 1)
             except RevisionCompacted:
                 before = self.first
-            self._trim_before = self._space.compacted, before
+            self._trim_before = compacted, before
         first = self.first
         last = min(self._trim_before[1], keep_from, first + slots_max)
         if not self._space.compacted or last <= first:
             return []
-        self.first = Slot(last)
         removed: list[Write] = [
             (number_key(family, slot), None) for slot in range(first, last) for family in LOG_FAMILIES
         ]
+        outcomes = self._space.reader.iterate(number_key(OUTCOME, first), number_key(OUTCOME, last))
+        for key, sealed in outcomes:
+            head = outcome_head(unseal(key, sealed))
+            if head.after > head.before:
+                removed.append((number_key(ENDED, head.after), None))
+            self.base = head.after
+        self.first = Slot(last)
         return [*removed, trimmed_write(Slot(last - 1))]
 
     @property
     def oldest_tail(self) -> Revision:
         """The lowest revision after which commits can be told: those of the log, and not compacted."""
-        if self.first > self._space.applied:
-            return self._space.revision
-        before: Revision = self._outcome_at(self.first).before
-        return max(self._space.compacted, before)
+        return max(self._space.compacted, self.base)
+
+
+def _search(revision: Revision, low: int, high: int, outcome: Callable[[Slot], bytes | None]) -> Slot:
+    """Return the first of slots ``low`` to ``high`` after which the journal is at ``revision`` or above."""
+    while low < high:
+        middle = Slot((low + high) // 2)
+        record = outcome(middle)
+        if record is None:
+            raise RecordDamaged(number_key(OUTCOME, middle), "it is missing between others")
+        if outcome_head(record).after >= revision:
+            high = middle
+        else:
+            low = middle + 1
+    return Slot(low)
+
+
+def slots_in(view: Reader) -> Callable[[Revision], Slot]:
+    """Return what finds the slots of revisions by the outcomes in ``view``, all of whose space is flushed."""
+    first = last = Slot(0)
+    for key, _sealed in view.iterate(number_key(OUTCOME, trimmed_slot(view) + 1), family_end(OUTCOME)):
+        first = number_of(key)
+        break
+    for key, _sealed in view.iterate(number_key(OUTCOME, first), family_end(OUTCOME), reverse=True):
+        last = number_of(key)
+        break
+
+    def outcome(slot: Slot) -> bytes | None:
+        key = number_key(OUTCOME, slot)
+        sealed = view.get(key)
+        return None if sealed is None else unseal(key, sealed)
+
+    return lambda revision: _search(revision, first, last, outcome)

@@ -57,7 +57,7 @@ from journal.recent import RecentKeys
 from journal.sessions import Session, Sessions
 from journal.slots import CHAIN_START, Slots, chain_link
 from journal.state import FORMAT, State, read_state
-from journal.storage import Write
+from journal.storage import Reader, Write
 from journal.storage.records import (
     BINDING,
     LEASE,
@@ -79,7 +79,7 @@ from journal.versions import (
     HEAD,
     HEAD_BYTES,
     Record,
-    SpaceReader,
+    Superseded,
     Versions,
     shown,
 )
@@ -129,7 +129,7 @@ class _Missing:
         return iter(())
 
 
-MISSING: Final[SpaceReader] = _Missing()
+MISSING: Final[Reader] = _Missing()
 """The reader of a space that is not there yet: ``Space.reload`` gives it one."""
 
 
@@ -138,12 +138,17 @@ class Space:
 
     def __init__(
         self,
-        reader: SpaceReader,
+        reader: Reader,
         *,
         cache_records_max: int = 200_000,
         cache_bytes_max: int = CACHE_BYTES_MAX,
+        log_reach_revisions: int = 0,
     ) -> None:
-        """Make the empty space over an empty ``reader``; use ``load`` for one that has records."""
+        """Make the empty space over an empty ``reader``; use ``load`` for one that has records.
+
+        ``log_reach_revisions``: the reader has the log as well, and so far back its values are not stored
+        again when they are replaced (``ended``).
+        """
         self.revision = Revision(0)
         self.applied = Slot(0)
         self.chain = CHAIN_START
@@ -152,7 +157,13 @@ class Space:
         self.slots = Slots(self)
         self.reader = reader
         self._cache_records_max, self._cache_bytes_max = cache_records_max, cache_bytes_max
-        self.versions = Versions(reader, cache_records_max=cache_records_max, cache_bytes_max=cache_bytes_max)
+        self._log_reach_revisions = log_reach_revisions
+        self.versions = Versions(
+            reader,
+            cache_records_max=cache_records_max,
+            cache_bytes_max=cache_bytes_max,
+            slot_of=self.slots.of_revision,
+        )
         self._sessions = Sessions()
         self.lease_table = LeaseTable()
         self._recent = RecentKeys()
@@ -163,27 +174,34 @@ class Space:
     @classmethod
     def load(
         cls,
-        reader: SpaceReader,
+        reader: Reader,
         *,
         cache_records_max: int = 200_000,
         cache_bytes_max: int = CACHE_BYTES_MAX,
+        log_reach_revisions: int = 0,
     ) -> Space:
         """Restore the space from its records. Raises ``RecordDamaged`` or ``DataFolderError``."""
-        space = cls(reader, cache_records_max=cache_records_max, cache_bytes_max=cache_bytes_max)
+        space = cls(
+            reader,
+            cache_records_max=cache_records_max,
+            cache_bytes_max=cache_bytes_max,
+            log_reach_revisions=log_reach_revisions,
+        )
         space._restore()
         return space
 
-    def reload(self, reader: SpaceReader) -> None:
+    def reload(self, reader: Reader) -> None:
         """Become what ``reader`` holds, as ``load`` makes it: a snapshot was put in this one's place."""
         Space.__init__(
             self,
             reader,
             cache_records_max=self._cache_records_max,
             cache_bytes_max=self._cache_bytes_max,
+            log_reach_revisions=self._log_reach_revisions,
         )
         self._restore()
 
-    def read_from(self, reader: SpaceReader) -> None:
+    def read_from(self, reader: Reader) -> None:
         """Read from ``reader`` from now on, which holds this very state, all of it flushed."""
         self.reader = reader
         self.versions.read_from(reader)
@@ -228,7 +246,7 @@ class Space:
         verdicts: list[list[Verdict]] = []
         not_applied: list[list[Any]] = []
         computed: list[Any] = []
-        superseded: list[tuple[bytes, int, bytes]] = []
+        superseded: list[Superseded] = []
         writes: list[Write] = []
         self.changed = Changed()
         self._conditions.begin_slot(self.changed)
@@ -264,7 +282,7 @@ class Space:
         self,
         place: tuple[Slot, int],
         batch: Sequence[Any],
-        superseded: list[tuple[bytes, int, bytes]],
+        superseded: list[Superseded],
         computed: list[Any],
         writes: list[Write],
     ) -> tuple[list[Verdict], list[Any]]:
@@ -318,11 +336,12 @@ class Space:
             if rejected is None:
                 if len(mutations) == 1 and mutations[0][0] == PUT and not mutations[0][3]:
                     _put, key, value, _lease = mutations[0]
-                    create, modified, version, lease, payload, ordinal = find(key) or load(key)
+                    old = find(key) or load(key)
+                    create, modified, version, lease, payload, ordinal = old
                     if not lease:
                         revision += 1
                         if version or modified > compacted:
-                            superseded.append((key, revision, payload))
+                            superseded.append((key, revision, old))
                             if ordinal & 1:  # as in versions.succeed
                                 width = 8 * (ordinal & (ordinal + 1)).bit_count()
                                 value = payload[HEAD_BYTES : HEAD_BYTES + width] + value
@@ -366,7 +385,7 @@ class Space:
     def _finish(
         self,
         slot: Slot,
-        superseded: list[tuple[bytes, int, bytes]],
+        superseded: list[Superseded],
         outcome: bytes,
         writes: list[Write],
     ) -> None:
@@ -390,7 +409,8 @@ class Space:
             self._recent.floor,
         )
         writes.append((STATE, state.seal()))
-        self.versions.commit(slot, self.revision, changed, superseded, outcome, writes)
+        floor = max(self.compacted, self.slots.base, self.revision - self._log_reach_revisions)
+        self.versions.commit(slot, self.revision, changed, superseded, outcome, writes, floor)
 
     # -- the early check ------------------------------------------------------------
 
@@ -524,7 +544,7 @@ class Space:
         return self.versions.is_compacting(self.compacted)
 
 
-def _family(reader: SpaceReader, family: bytes) -> list[tuple[bytes, bytes]]:
+def _family(reader: Reader, family: bytes) -> list[tuple[bytes, bytes]]:
     return [(key, unseal(key, sealed)) for key, sealed in reader.iterate(family, family_end(family))]
 
 
@@ -536,6 +556,5 @@ __all__ = [
     "Lease",
     "Record",
     "Space",
-    "SpaceReader",
     "commits",
 ]

@@ -4,7 +4,8 @@ Every key that exists has a *current* record: when it was created, when last mod
 its lease and its value. A deletion leaves a *tombstone* as the current record. When a key is
 modified, the record it had moves to *history*, under the revision that ended it, then the key. So
 the present is one get or one ordered scan, and history is a queue: it grows at its end (the order
-in which an LSM tree takes writes most cheaply) and compaction takes it away from its front.
+in which an LSM tree takes writes most cheaply) and compaction takes it away from its front. Of a
+version that was made not long before, only the numbers move: its value is in the log (``ended``).
 
 The past is found along the key's own records. Each has an *ordinal*, counting the records of the
 key, and carries a *trail*: the modification revisions of the records whose ordinals are its own
@@ -24,15 +25,16 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from heapq import merge
 from itertools import islice
 from struct import Struct, unpack_from
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from journal.checksum import crc32
+from journal.ended import Ended, Page, first_floor
 from journal.errors import RecordDamaged
-from journal.storage import Write
+from journal.storage import Reader, Write
 from journal.storage.records import (
     CHECKSUM,
     CURRENT,
@@ -48,6 +50,9 @@ from journal.types import Revision, Slot
 Stored = tuple[int, int, int, int, bytes, int]
 """(create revision, modification revision, version, lease, payload, ordinal). Version 0: not there;
 the modification revision then is the tombstone's, or 0. The payload is ``HEAD``, trail and value."""
+
+Superseded = tuple[bytes, int, Stored]
+"""(key, the revision that ended the record, the record)."""
 
 HEAD: Final = Struct(">QQQQQ")  # create, modified, version, lease, ordinal
 HEAD_BYTES: Final = HEAD.size
@@ -68,36 +73,28 @@ class Record(NamedTuple):
     value: bytes
 
 
-class SpaceReader(Protocol):
-    """The part of ``Storage`` that the space reads from."""
-
-    def get(self, key: bytes) -> bytes | None: ...
-
-    def iterate(
-        self, start: bytes, stop: bytes | None, *, reverse: bool = False
-    ) -> Iterator[tuple[bytes, bytes]]: ...
-
-
 class _Unflushed:
     """What one fold changed, until it is in storage. Indexed only if somebody reads it."""
 
-    __slots__ = ("_ended", "_keys", "changed", "outcome", "revision", "slot", "superseded")
+    __slots__ = ("_ended", "_keys", "changed", "floor", "outcome", "revision", "slot", "superseded")
 
     def __init__(
         self,
         slot: Slot,
         revision: int,
         changed: dict[bytes, Stored],
-        superseded: list[tuple[bytes, int, bytes]],
+        superseded: list[Superseded],
         outcome: bytes,
+        floor: int | None,
     ) -> None:
         self.slot = slot
         self.revision = revision
         self.changed = changed
-        self.superseded = superseded  # (key, end, payload)
+        self.superseded = superseded
         self.outcome = outcome
+        self.floor = floor  # of its page, if it has one
         self._keys: list[bytes] | None = None
-        self._ended: dict[tuple[bytes, int], bytes] | None = None
+        self._ended: dict[tuple[bytes, int], Stored] | None = None
 
     def keys_in(self, start: bytes, end: bytes) -> list[bytes]:
         if self._keys is None:
@@ -105,18 +102,27 @@ class _Unflushed:
         keys = self._keys
         return keys[bisect_left(keys, start) : bisect_left(keys, end) if end else len(keys)]
 
-    def ended(self, key: bytes, end: int) -> bytes:
-        """Return the payload of the record of ``key`` that revision ``end``, of this fold, ended."""
+    def ended(self, key: bytes, end: int) -> Stored:
+        """Return the record of ``key`` that revision ``end``, of this fold, ended."""
         if self._ended is None:
-            self._ended = {(key, end): payload for key, end, payload in self.superseded}
+            self._ended = {(key, end): record for key, end, record in self.superseded}
         return self._ended[key, end]
 
 
 class Versions:
     """The keys of the space. It does not know what a revision means, only the fold does."""
 
-    def __init__(self, reader: SpaceReader, *, cache_records_max: int, cache_bytes_max: int) -> None:
-        self._reader = reader
+    def __init__(
+        self,
+        reader: Reader,
+        *,
+        cache_records_max: int,
+        cache_bytes_max: int,
+        slot_of: Callable[[Revision], Slot],
+    ) -> None:
+        """``slot_of``: the slot of a revision that the log reaches back to."""
+        self._slot_of = slot_of
+        self._read_from(reader)
         self._cache_records_max = cache_records_max
         self._cache_bytes_max = cache_bytes_max
         # The cache: two generations, each key in one of them at most. What is used moves to the young one;
@@ -137,10 +143,14 @@ class Versions:
         if sealed is not None:
             self._cursor = unseal(SWEPT, sealed)
 
-    def read_from(self, reader: SpaceReader) -> None:
+    def read_from(self, reader: Reader) -> None:
         """Read from ``reader`` from now on, which holds the same."""
         assert not self._unflushed, "what is not in storage is not in the reader either"
+        self._read_from(reader)
+
+    def _read_from(self, reader: Reader) -> None:
         self._reader = reader
+        self._logged = Ended(reader, self._slot_of)
 
     # -- current records --------------------------------------------------------
 
@@ -202,6 +212,7 @@ class Versions:
 
         ``revision`` must not be below the compaction revision.
         """
+        is_whole = True
         while record[1] > revision:
             ordinal, payload = record[5], record[4]
             bits = ordinal.bit_count()
@@ -213,25 +224,30 @@ class Versions:
                 ordinal &= ordinal - 1
             if ordinal == 1:
                 return ABSENT
-            record = self._ended(key, trail[index])
+            record, is_whole = self._ended(key, trail[index])
             if record[5] != ordinal - 1:
                 raise RecordDamaged(
                     HISTORY + NUMBER.pack(trail[index]) + key,
                     f"it is record {record[5]} of its key, but the trail leads to record {ordinal - 1}",
                 )
-        return record
+        if is_whole or not record[2]:
+            return record
+        return parse(record[4] + self._logged.value(key, record[1]))
 
-    def _ended(self, key: bytes, end: int) -> Stored:
-        """Return the record of ``key`` that revision ``end`` ended."""
+    def _ended(self, key: bytes, end: int) -> tuple[Stored, bool]:
+        """Return the record of ``key`` that revision ``end`` ended, and whether it has its value."""
         if end > self._flushed_revision:
             for slot in self._unflushed:
                 if end <= slot.revision:
-                    return parse(slot.ended(key, end))
+                    return slot.ended(key, end), True
         stored_key = HISTORY + NUMBER.pack(end) + key
         sealed = self._reader.get(stored_key)
-        if sealed is None:
+        if sealed is not None:
+            return decode(stored_key, sealed), True
+        head = self._logged.head(key, end)
+        if head is None:
             raise RecordDamaged(stored_key, "it is missing, though a later record leads to it")
-        return decode(stored_key, sealed)
+        return parse(head), False
 
     # -- writing ----------------------------------------------------------------
 
@@ -240,30 +256,48 @@ class Versions:
         slot: Slot,
         revision: int,
         changed: dict[bytes, Stored],
-        superseded: list[tuple[bytes, int, bytes]],
+        superseded: list[Superseded],
         outcome: bytes,
         writes: list[Write],
+        floor: int,
     ) -> None:
         """Take in what a fold made of the keys, and append its records to ``writes``.
 
         The fold has put ``changed`` into ``young`` already, each in the place of what it found there.
+        ``floor``: the log has the values that were put after it, and keeps them (``ended``).
         """
         pack_checksum, pack_number = CHECKSUM.pack, NUMBER.pack
         append = writes.append
         unflushed = self._unflushed
-        before = pack_number(unflushed[-1].revision if unflushed else self._flushed_revision)
+        before = unflushed[-1].revision if unflushed else self._flushed_revision
         size = 0  # by how much the cache has grown
-        for key, end, payload in superseded:
-            if payload[8:16] <= before:  # modified before this slot, so it was in the cache
+        keys: list[bytes] = []  # the columns of a page (``ended``)
+        ends: list[int] = []
+        heads: list[bytes] = []
+        logged_bytes = 0
+        for key, end, record in superseded:
+            modified, payload = record[1], record[4]
+            if modified <= before:  # so it was in the cache
                 size -= len(payload)
+            if modified > floor:
+                successor = changed[key]
+                if successor[2] or successor[1] != end:  # else it goes together with its tombstone
+                    keys.append(key)
+                    ends.append(end)
+                    heads.append(payload[: HEAD_BYTES - 8 + 8 * record[5].bit_count()])
+                    logged_bytes += len(payload)
+                    continue
             stored_key = b"v" + pack_number(end) + key
             append((stored_key, pack_checksum(crc32(payload, crc32(stored_key))) + payload))
+        if keys:
+            append(Page(floor, logged_bytes, keys, ends, heads).record(revision))
         for key, record in changed.items():
             stored_key = b"k" + key
             payload = record[4]
             size += len(payload)
             append((stored_key, pack_checksum(crc32(payload, crc32(stored_key))) + payload))
-        unflushed.append(_Unflushed(slot, revision, changed, superseded, outcome))
+        kept_from = floor if keys else None
+        unflushed.append(_Unflushed(slot, revision, changed, superseded, outcome, kept_from))
         self._young_bytes += size
         self.trim()
 
@@ -312,6 +346,15 @@ class Versions:
         return found.outcome
 
     # -- compaction -------------------------------------------------------------
+
+    def log_needed_after(self, compacted: int) -> int:
+        """Return the revision after which the log has values of versions that a reader at or after
+        ``compacted`` can see."""
+        floor = first_floor(self._reader, compacted)
+        if floor is None:  # those in memory are later
+            floors = (slot.floor for slot in self._unflushed if slot.floor is not None)
+            floor = next(floors, compacted)
+        return min(floor, compacted)
 
     def is_compacting(self, compacted: int) -> bool:
         """Whether storage still holds what no read at or after ``compacted`` can see."""

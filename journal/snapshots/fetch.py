@@ -28,10 +28,9 @@ from journal.errors import ProtocolViolation, RecordDamaged
 from journal.paxos.messages import SnapshotAsk, SnapshotChunk
 from journal.snapshots.records import Digest, End, Record, check_chunk, pack_record
 from journal.state import unpack_state
-from journal.storage import Storage, Write
+from journal.storage import Reader, Storage, Write
 from journal.storage.records import STAGED, STATE, TRANSFER, family_end, seal, unseal
 from journal.types import NodeId
-from journal.versions import SpaceReader
 
 
 class Phase(enum.IntEnum):
@@ -54,7 +53,7 @@ class Transfer(NamedTuple):
         return TRANSFER, seal(TRANSFER, msgpack.packb([self.phase, self.source, self.view, end]))
 
 
-def read_transfer(reader: SpaceReader) -> Transfer | None:
+def read_transfer(reader: Reader) -> Transfer | None:
     """Return what a restarted node was about. Raises ``RecordDamaged``."""
     sealed = reader.get(TRANSFER)
     if sealed is None:
@@ -114,7 +113,7 @@ def last_staged(storage: Storage) -> bytes:
     return b""
 
 
-def staged(reader: SpaceReader) -> Iterator[Record]:
+def staged(reader: Reader) -> Iterator[Record]:
     """Yield the staged records under their own keys."""
     for key, value in reader.iterate(STAGED, family_end(STAGED)):
         yield key[len(STAGED) :], value

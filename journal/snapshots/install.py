@@ -20,7 +20,7 @@ from journal.snapshots.fetch import Phase, Transfer, staged
 from journal.snapshots.records import FAMILIES, End
 from journal.storage import Storage, Write
 from journal.storage.log import trimmed_write
-from journal.storage.records import LOG_FAMILIES, STAGED, STATE, family_end, number_key
+from journal.storage.records import ENDED, LOG_FAMILIES, STAGED, STATE, family_end, number_key
 
 
 def installation(storage: Storage, end: End, records_max: int) -> Iterator[list[Write]]:
@@ -31,6 +31,7 @@ def installation(storage: Storage, end: End, records_max: int) -> Iterator[list[
     """
     for family in FAMILIES:
         yield from removals(storage, family, family_end(family), records_max)
+    yield from removals(storage, ENDED, family_end(ENDED), records_max)
     for family in LOG_FAMILIES:
         yield from removals(storage, family, number_key(family, end.slot + 1), records_max)
     state: bytes | None = None

@@ -15,10 +15,14 @@ from typing import Final, NamedTuple
 
 import msgpack
 
+from journal import ended
 from journal.checksum import crc32
 from journal.errors import ProtocolViolation
 from journal.paxos.membership import Membership
 from journal.paxos.messages import SnapshotChunk
+from journal.slots import slots_in
+from journal.state import read_state
+from journal.storage import Reader
 from journal.storage.records import (
     BINDING,
     CURRENT,
@@ -33,7 +37,6 @@ from journal.storage.records import (
     unseal,
 )
 from journal.types import Ballot, NodeId, Revision, Slot
-from journal.versions import SpaceReader
 
 FAMILIES: Final = tuple(sorted((BINDING, MEMBERSHIP, CURRENT, LEASE, RECENT, SESSION, HISTORY, SWEPT, STATE)))
 """Everything that the fold depends on. The dedupe table (``SESSION``) too: without it an offer that was
@@ -46,11 +49,12 @@ Record = tuple[bytes, bytes]
 """(key, sealed value)."""
 
 
-def walk(view: SpaceReader, after: bytes = b"", families: Iterable[bytes] = FAMILIES) -> Iterator[Record]:
+def walk(view: Reader, after: bytes = b"", families: Iterable[bytes] = FAMILIES) -> Iterator[Record]:
     """Yield the records of a snapshot that follow the key ``after``, in key order.
 
     History begins where compaction has come to: what it removed before is no record any more, but
-    LevelDB would pass over each removal. Raises ``RecordDamaged`` where that place cannot be read.
+    LevelDB would pass over each removal. Older versions of which the log has the value are made whole: who
+    gets the snapshot has no log of before. Raises ``RecordDamaged`` where something of that cannot be read.
     """
     begin = after + b"\0" if after else b""
     for family in sorted(families):
@@ -58,7 +62,14 @@ def walk(view: SpaceReader, after: bytes = b"", families: Iterable[bytes] = FAMI
         if family == HISTORY and (swept := view.get(SWEPT)) is not None:
             start = max(start, unseal(SWEPT, swept))
         if start < stop:
-            yield from view.iterate(start, stop)
+            yield from history(view, start) if family == HISTORY else view.iterate(start, stop)
+
+
+def history(view: Reader, start: bytes = HISTORY) -> Iterator[Record]:
+    """Yield the older versions from the key ``start`` on, each whole, wherever it is kept."""
+    state = read_state(view)
+    compacted = Revision(0) if state is None else state.compacted
+    return ended.history(view, start, compacted, slots_in(view))
 
 
 def pack_record(key: bytes, value: bytes) -> bytes:

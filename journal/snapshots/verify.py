@@ -25,9 +25,11 @@ from pathlib import Path
 from struct import Struct
 
 from journal.commits import OUTCOME_HEAD, Outcome, outcome_head
+from journal.ended import unpack_page
 from journal.errors import DataFolderError, JournalError, ProtocolViolation, RecordDamaged, SnapshotDamaged
 from journal.snapshots.file import reading
 from journal.snapshots.records import FAMILIES, walk
+from journal.snapshots.records import history as whole_history
 from journal.space import CHAIN_START, Space
 from journal.state import State, read_state
 from journal.storage import Storage
@@ -38,6 +40,7 @@ from journal.storage.records import (
     BINDING,
     CURRENT,
     DISOWNED,
+    ENDED,
     HISTORY,
     IDENTIFIER,
     IDENTITY,
@@ -63,7 +66,7 @@ from journal.storage.records import (
     unseal,
 )
 from journal.types import Slot
-from journal.versions import Stored, decode
+from journal.versions import Stored, decode, parse
 
 FINDINGS_MAX = 100
 """So many are told in full; the rest are counted."""
@@ -82,6 +85,7 @@ NAMES = {
     STATE: "state",
     CURRENT: "key",
     HISTORY: "history",
+    ENDED: "history in the log",
     OUTCOME: "outcome",
     RECENT: "recent keys",
     SESSION: "session",
@@ -227,6 +231,8 @@ def _shown(key: bytes) -> str:
     rest = key[1:]
     if key[:1] in (ACCEPTED, IDENTIFIER, OUTCOME, RECENT, MEMBERSHIP, MEMBERSHIP_AGAIN) and len(rest) == 8:
         return f"{name} of slot {number_of(key)}"
+    if key[:1] == ENDED and len(rest) == 8:
+        return f"{name} of the slot of revision {number_of(key)}"
     if key[:1] == HISTORY and len(rest) >= 8:
         return f"{name} of {rest[8:]!r} up to revision {number_of(key[:9])}"
     return f"{name} {rest!r}" if rest else name
@@ -379,6 +385,7 @@ def _verify_references(storage: Storage, report: Report, state: State | None) ->
             history[key[9:], end] = record[5]
         else:
             history[key[9:], end] = -1
+    _verify_pages(storage, report, state, led_to, history)
     for (name, end), ordinal in led_to.items():
         found = history.pop((name, end), None)
         if found is None:
@@ -392,6 +399,30 @@ def _verify_references(storage: Storage, report: Report, state: State | None) ->
             report.find(f"history of {name!r} up to revision {end}: no record leads to it")
     _verify_leases(storage, report, bound)
     report.checked.append("what history, leases and keys say of each other")
+
+
+def _verify_pages(
+    storage: Storage,
+    report: Report,
+    state: State,
+    led_to: dict[tuple[bytes, int], int],
+    history: dict[tuple[bytes, int], int],
+) -> None:
+    """Add the older versions of which the log has the values to the others, and find their values."""
+    try:
+        for key, sealed in storage.iterate(number_key(ENDED, state.compacted + 1), family_end(ENDED)):
+            page = unpack_page(key, sealed)
+            for name, end, head in zip(page.keys, page.ends, page.heads, strict=True):
+                record = parse(head)
+                if end > state.compacted:
+                    _lead(led_to, name, record, state)
+                    history[name, end] = record[5]
+        for _record in whole_history(storage):
+            pass
+    except RecordDamaged as error:
+        report.find(
+            f"{_shown(error.key)}: an older version is read from it, and {str(error).partition(': ')[2]}"
+        )
 
 
 def _decoded(report: Report, key: bytes, sealed: bytes) -> Stored | None:

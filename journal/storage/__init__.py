@@ -18,17 +18,21 @@ Write = tuple[bytes, bytes | None]
 """Put (key, value), or delete (key, None)."""
 
 
-class View(Protocol):
-    """All of a storage as it was when the view was taken, whatever is written meanwhile.
-
-    It costs no copy, but keeps what is overwritten from being freed: ``close`` it, or drop it.
-    """
+class Reader(Protocol):
+    """What there is to read, in a storage or in a view of one."""
 
     def get(self, key: bytes) -> bytes | None: ...
 
     def iterate(
         self, start: bytes, stop: bytes | None, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]: ...
+
+
+class View(Reader, Protocol):
+    """All of a storage as it was when the view was taken, whatever is written meanwhile.
+
+    It costs no copy, but keeps what is overwritten from being freed: ``close`` it, or drop it.
+    """
 
     def close(self) -> None:
         """Let go of it. Idempotent; reading from it afterwards raises ``StorageFailed``."""

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from struct import Struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from journal.checksum import crc32
 from journal.errors import RecordDamaged, VoteLost
@@ -34,7 +34,7 @@ from journal.limits import Limits
 from journal.paxos.effects import Effects
 from journal.paxos.membership import Membership, membership_of
 from journal.paxos.messages import AcceptedValue, LostValue
-from journal.storage import Storage, View, Write
+from journal.storage import Reader, Storage, View, Write
 from journal.storage.records import (
     ACCEPTED,
     CHECKSUM,
@@ -53,11 +53,9 @@ from journal.storage.records import (
 )
 from journal.types import Ballot, NodeId, Slot
 
-if TYPE_CHECKING:
-    from journal.versions import SpaceReader
-
 _BALLOT = Struct(">QI")  # round, node
 _IDENTIFIER = Struct(">QIBI")  # ballot; whether it is a bound only; checksum of the value
+GONE = "it is gone, though the slot is folded and not trimmed"
 _BOUND = 1
 """In an identifier that was written for one that was damaged: the ballot is not above this."""
 
@@ -225,9 +223,7 @@ class LogStore:
 
     def missing(self, slot: Slot) -> RecordDamaged:
         """Return the error that the value of ``slot``, which must be there, is not; it is noticed."""
-        error = RecordDamaged(
-            number_key(ACCEPTED, slot), "it is gone, though the slot is folded and not trimmed"
-        )
+        error = RecordDamaged(number_key(ACCEPTED, slot), GONE)
         self.on_damage(error)
         return error
 
@@ -247,6 +243,15 @@ class LogStore:
         return _readable_identifier(slot, self._storage.get(number_key(IDENTIFIER, slot)))
 
 
+def read_value(storage: Reader, slot: Slot) -> bytes:
+    """Return the entry of ``slot``, which is folded and not trimmed. Raises ``RecordDamaged``."""
+    key = number_key(ACCEPTED, slot)
+    sealed = storage.get(key)
+    if sealed is None:
+        raise RecordDamaged(key, GONE)
+    return _accepted(key, sealed).value
+
+
 def trimmed_write(slot: Slot) -> Write:
     """Return the record that the log has nothing of ``slot`` and before any more: all of it is chosen.
 
@@ -257,7 +262,7 @@ def trimmed_write(slot: Slot) -> Write:
     return TRIMMED, seal(TRIMMED, NUMBER.pack(slot))
 
 
-def trimmed_slot(storage: SpaceReader) -> Slot:
+def trimmed_slot(storage: Reader) -> Slot:
     """Return the last slot that was trimmed; 0 where none was. Raises ``RecordDamaged``."""
     sealed = storage.get(TRIMMED)
     return Slot(0) if sealed is None else Slot(NUMBER.unpack(unseal(TRIMMED, sealed))[0])

@@ -21,6 +21,7 @@ family     rest of the key             what
 ``v``      end revision, key           an older version, valid below its end revision
 ``t``                                  up to which slot the log was trimmed: all of them are chosen
 ``o``      slot                        outcome: what the fold decided about an entry
+``h``      last revision of a slot     the older versions that it ended and the log has (``ended``)
 ``m``      slot                        the keys that a recent slot changed
 ``s``      client, slot, batch         verdicts remembered for exactly-once
 ``l``      lease                       a lease
@@ -66,12 +67,13 @@ STATE: Final = b"z"
 CURRENT: Final = b"k"
 HISTORY: Final = b"v"
 OUTCOME: Final = b"o"
+ENDED: Final = b"h"
 RECENT: Final = b"m"
 SESSION: Final = b"s"
 LEASE: Final = b"l"
 BINDING: Final = b"b"
 SWEPT: Final = b"w"
-SPACE_FAMILIES: Final = (STATE, CURRENT, HISTORY, OUTCOME, RECENT, SESSION, LEASE, BINDING, SWEPT)
+SPACE_FAMILIES: Final = (STATE, CURRENT, HISTORY, ENDED, OUTCOME, RECENT, SESSION, LEASE, BINDING, SWEPT)
 """Everything that the fold writes, but for the memberships: it can be folded again from the log."""
 TRIMMED: Final = b"t"
 STAGED: Final = b"x"

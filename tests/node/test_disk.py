@@ -8,6 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from journal.commits import outcome_head
 from journal.errors import RecordDamaged, SpaceFull, StorageFailed
 from journal.limits import Limits
 from journal.node import Node
@@ -124,7 +125,9 @@ async def test_a_tail_over_an_entry_that_is_gone_is_refused_and_the_entry_repair
         whole = storage.get(key)
         storage.write_now([(key, None)], sync=True)
         node.tails.reload(node._log)  # nothing is in memory
-        before = node.space.slots._outcome_at(number_of(key)).before
+        outcome = node.space.slots.outcome(number_of(key))
+        assert outcome is not None
+        before = outcome_head(outcome).before
         with pytest.raises(RecordDamaged, match="it is gone"):
             node.tails.read(before, 1)
         await cluster.until(lambda: storage.get(key) == whole)

@@ -22,6 +22,7 @@ from journal.storage.log import trimmed_slot
 from journal.storage.memory import MemoryStorage
 from journal.storage.records import (
     ACCEPTED,
+    ENDED,
     IDENTIFIER,
     OUTCOME,
     PROMISED,
@@ -37,6 +38,7 @@ from .test_node import call
 
 SMALL = Limits(
     log_slots_retained_min=8,
+    log_reach_revisions=40,
     snapshot_chunk_bytes_max=600,
     snapshot_step_records=7,
     log_trim_step_slots=5,
@@ -69,7 +71,7 @@ async def trimmed(cluster: Cluster) -> None:
 
     def is_trimmed(number: int) -> bool:
         space = cluster.nodes[number].space
-        needed = Revision(space.compacted + 1)
+        needed = Revision(space.versions.log_needed_after(space.compacted) + 1)
         first = space.slots.of_revision(needed) if needed <= space.revision else Slot(space.applied + 1)
         first = min(first, Slot(space.applied - SMALL.log_slots_retained_min + 1))
         return slots_of(cluster, number, ACCEPTED)[0] == first and not space.is_compacting
@@ -132,19 +134,21 @@ async def test_the_log_is_trimmed_behind_compaction_and_all_else_stays_right(
     autojump_clock: MockClock,
 ) -> None:
     async with running(3, SMALL) as cluster:
-        revisions = await load(cluster, 60)
-        await compact(cluster, revisions[40])
+        revisions = await load(cluster, 100)
+        await compact(cluster, revisions[80])
         await trimmed(cluster)
         await cluster.converge()
         await trio.sleep(2)
         for number, node in cluster.nodes.items():
             space = node.space
-            # The slot of revision compacted + 1 is the first that a tail may need.
-            assert space.slots.first == space.slots.of_revision(Revision(space.compacted + 1))
+            # The slot of revision compacted + 1 is the first that a tail may need, and of what was put within
+            # SMALL.log_reach_revisions before it the values are still there for who reads what was then.
+            first_needed = Revision(space.compacted + 1 - SMALL.log_reach_revisions + 1)
+            assert space.slots.first == space.slots.of_revision(first_needed)
             kept = list(range(space.slots.first, space.applied + 1))
             for family in (ACCEPTED, IDENTIFIER, OUTCOME):
                 assert slots_of(cluster, number, family) == kept
-            assert space.slots.oldest_tail == space.compacted == revisions[40]
+            assert space.slots.oldest_tail == space.compacted == revisions[80]
             with pytest.raises(RevisionCompacted):
                 node.tails.read(Revision(space.compacted - 1), 1 << 20)
             after, labels = space.compacted, []
@@ -152,9 +156,10 @@ async def test_the_log_is_trimmed_behind_compaction_and_all_else_stays_right(
                 chunk = node.tails.read(after, 100)
                 labels += [commit.label for commit in chunk.commits]
                 after = chunk.last
-            assert labels == [f"label {sequence}" for sequence in range(42, 61)]
-            assert node.tails.label_of(Revision(revisions[50])) == "label 51"
+            assert labels == [f"label {sequence}" for sequence in range(82, 101)]
+            assert node.tails.label_of(Revision(revisions[90])) == "label 91"
             assert node.tails.label_of(Revision(revisions[3])) == ""
+            assert list(space.reader.iterate(ENDED, family_end(ENDED))), "some older versions are in the log"
             assert space.slots.chain_at(space.slots.first) is not None
             assert space.slots.chain_at(Slot(space.slots.first - 2)) is None
         # A restart finds all that it needs.
@@ -165,7 +170,7 @@ async def test_the_log_is_trimmed_behind_compaction_and_all_else_stays_right(
             await cluster.kill(number)
         await cluster.start()
         assert {n: (node.space.chain, node.space.slots.first) for n, node in cluster.nodes.items()} == before
-        await load(cluster, 3, first=61)
+        await load(cluster, 3, first=101)
         await cluster.converge()
 
 
@@ -649,8 +654,8 @@ def lose_space(storage: MemoryStorage) -> None:
 
 async def test_a_node_that_lost_its_space_behind_a_trimmed_log_fetches_one(autojump_clock: MockClock) -> None:
     async with running(3, SMALL) as cluster:
-        revisions = await load(cluster, 60)
-        await compact(cluster, revisions[40])
+        revisions = await load(cluster, 100)
+        await compact(cluster, revisions[80])
         await trimmed(cluster)
         await cluster.converge()
         await cluster.kill(3)

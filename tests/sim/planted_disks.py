@@ -15,14 +15,15 @@ from journal.node import Node
 from journal.node_upkeep import Upkeep
 from journal.paxos.leader import Leadership
 from journal.paxos.membership import Membership
+from journal.slots import Slots
 from journal.snapshots import serve
 from journal.snapshots.records import FAMILIES, walk
-from journal.storage import Write
+from journal.storage import Reader, Write
 from journal.storage.log import LogStore
 from journal.storage.records import SESSION, SPACE_FAMILIES
 from journal.tail import TailHub
-from journal.types import NodeId, Slot
-from journal.versions import SpaceReader
+from journal.types import NodeId, Revision, Slot
+from journal.versions import Versions
 from tests.sim.disk import SimDisk
 from tests.sim.hunt import core_mutant, mutant
 from tests.sim.options import only_slow_disks
@@ -68,7 +69,7 @@ def memberships_are_forgotten_on_restart(patch: pytest.MonkeyPatch) -> None:
 
 @mutant(100, *BEHIND)
 def a_snapshot_without_the_dedupe_table(patch: pytest.MonkeyPatch) -> None:
-    def forgetful(view: SpaceReader, after: bytes = b"", families: Iterable[bytes] = FAMILIES) -> Any:
+    def forgetful(view: Reader, after: bytes = b"", families: Iterable[bytes] = FAMILIES) -> Any:
         return walk(view, after, [family for family in families if family != SESSION])
 
     patch.setattr(serve, "walk", forgetful)
@@ -84,6 +85,24 @@ def compacts_what_is_not_applied_on_the_disk(patch: pytest.MonkeyPatch) -> None:
         return []
 
     patch.setattr(Upkeep, "_trim_step", trim_step)
+
+
+@mutant(200, "log_slots_retained=1", "retain_revisions=10", "log_reach_revisions=30")
+def the_log_goes_while_older_versions_are_read_from_it(patch: pytest.MonkeyPatch) -> None:
+    def log_needed_after(self: Versions, compacted: int) -> int:
+        return compacted
+
+    patch.setattr(Versions, "log_needed_after", log_needed_after)
+
+
+@mutant(100, *BEHIND, "log_reach_revisions=65536")
+def values_are_looked_for_in_a_log_from_before_the_snapshot(patch: pytest.MonkeyPatch) -> None:
+    def restore(self: Slots) -> None:
+        original(self)
+        self.base = Revision(0)
+
+    original = Slots.restore
+    patch.setattr(Slots, "restore", restore)
 
 
 @mutant(200, *BEHIND, "install_crash=1", "snapshot_step_records=3")

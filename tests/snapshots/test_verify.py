@@ -25,6 +25,7 @@ from journal.storage.records import (
     ACCEPTED,
     BINDING,
     CURRENT,
+    ENDED,
     HISTORY,
     IDENTITY,
     LEASE,
@@ -33,6 +34,7 @@ from journal.storage.records import (
     STATE,
     family_end,
     number_key,
+    number_of,
     seal,
     unseal,
 )
@@ -60,10 +62,10 @@ def entries(compact: bool) -> list[bytes]:
     return found
 
 
-async def fill(storage: Storage, *, compact: bool = False, trim: bool = False) -> Space:
-    """Make what a node that ran leaves behind."""
+async def fill(storage: Storage, *, compact: bool = False, trim: bool = False, reach: int = 1) -> Space:
+    """Make what a node that ran leaves behind; ``reach``: how far back older versions are in its log."""
     await claim(storage, "a node", cluster="old", node=NodeId(1), create=True, first=FIRST)
-    log, space = LogStore(storage, Limits()), Space.load(storage)
+    log, space = LogStore(storage, Limits()), Space.load(storage, log_reach_revisions=reach)
     for slot, value in enumerate(entries(compact), 1):
         effects = Effects(promised=BALLOT, accepted=[AcceptedValue(Slot(slot), BALLOT, value)])
         await storage.write(log.writes_for(effects) + space.fold(Slot(slot), value).writes, sync=False)
@@ -85,10 +87,12 @@ async def looked(storage: Storage) -> Report:
     return report
 
 
+@pytest.mark.parametrize("reach", [1, 5, 6])
 @pytest.mark.parametrize(("compact", "trim"), [(False, False), (True, False), (True, True)])
-async def test_what_is_whole_is_found_whole(compact: bool, trim: bool) -> None:
+async def test_what_is_whole_is_found_whole(compact: bool, trim: bool, reach: int) -> None:
     storage = MemoryStorage()
-    space = await fill(storage, compact=compact, trim=trim)
+    space = await fill(storage, compact=compact, trim=trim, reach=reach)
+    assert bool(list(storage.iterate(ENDED, family_end(ENDED)))) is (reach > 5)
     report = await looked(storage)
     assert report.findings == []
     assert report.facts["revision"] == space.revision and report.facts["cluster"] == "old"
@@ -103,9 +107,10 @@ async def test_an_empty_node_is_whole() -> None:
     assert (await looked(storage)).findings == []
 
 
-async def test_every_single_flipped_bit_is_noticed() -> None:
+@pytest.mark.parametrize("reach", [1, 6])
+async def test_every_single_flipped_bit_is_noticed(reach: int) -> None:
     storage = MemoryStorage()
-    await fill(storage, compact=True)
+    await fill(storage, compact=True, reach=reach)
     records = list(storage.iterate(b"", None))
     for index, (key, sealed) in enumerate(records):
         if index % 5 and key[:1] in (OUTCOME, ACCEPTED, SESSION, b"g", b"m"):
@@ -119,14 +124,18 @@ async def test_every_single_flipped_bit_is_noticed() -> None:
 
 
 @pytest.mark.parametrize("trim", [False, True], ids=["whole log", "trimmed log"])
-@pytest.mark.parametrize("family", [CURRENT, HISTORY, LEASE, BINDING, OUTCOME, ACCEPTED, IDENTITY, STATE])
+@pytest.mark.parametrize(
+    "family", [CURRENT, HISTORY, ENDED, LEASE, BINDING, OUTCOME, ACCEPTED, IDENTITY, STATE]
+)
 async def test_a_record_that_is_gone_is_missed(family: bytes, trim: bool) -> None:
     storage = MemoryStorage()
-    await fill(storage, compact=True, trim=trim)
+    await fill(storage, compact=True, trim=trim, reach=6 if family in (ENDED, ACCEPTED) else 1)
     keys = [key for key, _sealed in storage.iterate(family, family_end(family))]
     # A key that has no history is missed by nothing but the fold.
     if trim and family == CURRENT:
         keys = [key for key in keys if key in (b"kkey1", b"kleased")]
+    if family == ENDED:  # of what is compacted nobody speaks any more
+        keys = [key for key in keys if number_of(key) > 20]
     for key in keys[:: max(1, len(keys) // 4)]:
         sealed = storage.get(key)
         storage.write_now([(key, None)], sync=True)

@@ -8,12 +8,15 @@ whatever happened before. ``play`` plays one on the twin and on several worlds a
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
 import msgpack
 from hypothesis import strategies as st
 
+from journal.commits import outcome_head
 from journal.entries import NOOP
 from journal.gate import unpack_batch
 from journal.offers import (
@@ -38,7 +41,10 @@ from journal.offers import (
     prefix_range,
     unpack_verdicts,
 )
+from journal.snapshots.records import history
 from journal.space import Space, commits
+from journal.storage import Write
+from journal.storage.records import ENDED, HISTORY, NUMBER
 from journal.types import Revision, Slot
 from tests.space.twin import Twin
 from tests.space.world import LIMITS, World, entry
@@ -47,6 +53,9 @@ KEYS = [b"a", b"a\x00", b"a\x00\x00", b"ab", b"b", b"b\xff", b"b\xff\xff", b"c"]
 BOUNDS = [*KEYS, b"a\x00\x01", b"bb", b"d"]
 FIELDS = ["cpu", "ports"]
 CLIENTS = [b"", b"x", b"y", b"zz"]
+
+REACHES = (1, 4, 1000)
+"""How far back the log is to have older versions: of one revision it has none."""
 
 keys = st.sampled_from(KEYS)
 
@@ -150,10 +159,13 @@ class Client:
 class Play:
     """One story being played on the twin, a quiet world and a rough one."""
 
-    def __init__(self, **twin_options: int) -> None:
+    def __init__(self, log_reach_revisions: int = 4, **twin_options: int) -> None:
         self.twin = Twin(**twin_options)
-        self.quiet = World()  # a large cache, every write flushed at once, never crashes
-        self.rough = World(cache_records_max=2)
+        # A large cache, older versions stored whole, every write flushed at once, never crashes.
+        self.quiet = World()
+        self.rough = World(cache_records_max=2, log_reach_revisions=log_reach_revisions)
+        self.compacted_by = [0]
+        """For each revision what was compacted when it was made."""
         self.clients = {client: Client() for client in CLIENTS}
         self.tally: Counter[str] = Counter()
 
@@ -174,6 +186,7 @@ class Play:
             self.rough.flush(report=False)
         elif kind == "sweep":
             self.rough.compact_step(detail)
+            self.rough.trim_step(detail)
         else:
             self.rough.crash()
         self.compare_states()
@@ -231,7 +244,10 @@ class Play:
     def fold_same(self, value: bytes) -> list[list[Verdict]]:
         quiet, rough = self.quiet.fold(value), self.rough.fold(value)
         assert quiet.chain == rough.chain
-        assert quiet == rough, "all that is decided, and all that is written"
+        decided = replace(quiet, writes=[]), replace(rough, writes=[])
+        assert decided[0] == decided[1], "all that is decided"
+        written = without_history(quiet.writes), without_history(rough.writes)
+        assert written[0] == written[1], "and all that is written, but for older versions"
         self.quiet.flush()
         for verdicts in quiet.verdicts:
             assert unpack_verdicts(pack_verdicts(verdicts)) == verdicts
@@ -244,6 +260,8 @@ class Play:
             packed.append(unpack_batch(data, LIMITS))
         early = self.early_verdicts(packed)
         verdicts = self.fold_same(entry(*(raw.data for raw in packed)))
+        compacted = [self.twin.compacted] * (self.rough.space.revision + 1 - len(self.compacted_by))
+        self.compacted_by.extend(compacted)
         assert verdicts == self.twin.fold(batches)
         told: set[tuple[bytes, int]] = set()
         ids = [(raw.client, offer[0]) for raw in packed for offer in raw.offers]
@@ -314,12 +332,29 @@ class Play:
         assert {key[1:] for key, _value in storage.iterate(b"k", b"l")} == expected
         for key, _value in storage.iterate(b"v", b"w"):
             assert int.from_bytes(key[1:9], "big") > twin.compacted
+        slots = self.rough.space.slots
+        for key, _value in storage.iterate(b"h", b"i"):
+            assert int.from_bytes(key[1:9], "big") > slots.base
+        if 0 < twin.compacted < twin.revision:
+            needed = self.compacted_by[twin.compacted + 1]
+            outcome = slots.outcome(slots.first)
+            assert outcome is not None and outcome_head(outcome).after > needed, "no more of the log is left"
+
+    def compare_snapshots(self) -> None:
+        """Older versions travel whole, wherever they are kept, and from any key on."""
+        quiet, rough = self.quiet.storage, self.rough.storage
+        begin = HISTORY + NUMBER.pack(self.twin.compacted + 1)
+        found = [record for record in history(quiet, begin) if record[0] > begin]
+        assert list(history(rough)) == list(history(rough, begin)) == found
+        for index in range(0, len(found), 3):
+            assert list(history(rough, found[index][0])) == found[index:]
 
     def compare_commits(self) -> None:
         """Commits read from the rough world, slot by slot, are those of the twin."""
         space = self.rough.space
         found = []
-        for number, value in enumerate(self.rough.entries, 1):
+        first, base = space.slots.first, space.slots.base
+        for number, value in enumerate(self.rough.entries[first - 1 :], first):
             slot = Slot(number)
             outcome = space.slots.outcome(slot)
             assert outcome is not None
@@ -327,9 +362,9 @@ class Play:
             for commit in commits(slot, value, outcome):
                 assert space.slots.of_revision(commit.revision) == slot
                 found.append(commit)
-        assert len(found) == len(self.twin.commits)
-        replica: dict[bytes, bytes] = {}
-        for commit, expected in zip(found, self.twin.commits, strict=True):
+        assert len(found) == len(self.twin.commits) - base
+        replica = {key: row.value for key, row in self.twin.history[base].items()}
+        for commit, expected in zip(found, self.twin.commits[base:], strict=True):
             assert commit.revision == expected.revision
             assert (commit.client, commit.sequence, commit.label) == (
                 expected.client,
@@ -352,6 +387,10 @@ def compare_record(space: Space, twin: Twin, key: bytes, at: int | None) -> None
     assert (None if record is None else tuple(record)) == (None if row is None else tuple(vars(row).values()))
 
 
+def without_history(writes: Sequence[Write]) -> list[Write]:
+    return [write for write in writes if write[0][:1] not in (HISTORY, ENDED)]
+
+
 def paged(space: Space, start: bytes, end: bytes, at: int) -> list[bytes]:
     found: list[bytes] = []
     following: bytes | None = start
@@ -362,12 +401,15 @@ def paged(space: Space, start: bytes, end: bytes, at: int) -> list[bytes]:
     return found
 
 
-def play(story: list[tuple[str, Any]], **twin_options: int) -> Counter[str]:
+def play(
+    story: list[tuple[str, Any]], log_reach_revisions: int | None = None, **twin_options: int
+) -> Counter[str]:
     """Play ``story``; raise ``AssertionError`` where space and twin, or two nodes, disagree.
 
-    Returns how often each kind of verdict was given.
+    ``log_reach_revisions``: one of ``REACHES``; without, the story says which. Returns how often each kind of
+    verdict was given.
     """
-    playing = Play(**twin_options)
+    playing = Play(log_reach_revisions or REACHES[len(story) % len(REACHES)], **twin_options)
     playing.prelude()
     for kind, detail in story:
         playing.event(kind, detail)
@@ -378,8 +420,14 @@ def play(story: list[tuple[str, Any]], **twin_options: int) -> Counter[str]:
     while playing.rough.space.is_compacting:
         playing.rough.compact_step(3)
         playing.rough.flush()
+    while (slot := playing.rough.space.slots.first) is not None:
+        playing.rough.trim_step(2)
+        playing.rough.flush()
+        if playing.rough.space.slots.first == slot:
+            break
     playing.compare_states()
     playing.compare_history()
+    playing.compare_snapshots()
     playing.compare_storage()
     return playing.tally
 
@@ -410,6 +458,20 @@ CRASH = ("crash", None)
 A, B, C = Put(b"a", b"1"), Put(b"b", b"1"), Put(b"c", b"1")
 
 DIRECTED: dict[str, list[tuple[str, Any]]] = {
+    "an older version is read from a log that was trimmed as far as it may": [
+        *(one(B), one(C), one(Put(b"b", b"2"))),
+        *(FLUSH, ("compact", 2), FLUSH, SWEEP, FLUSH),
+    ],
+    "an older version that is in memory only is read from the log afterwards": [
+        *(one(B), one(C), FLUSH),
+        *(one(Put(b"b", b"2")), ("compact", 2), SWEEP, FLUSH),
+    ],
+    "compaction in the middle of a slot": [
+        *(one(B), one(C), slot_of(sent(offered(Put(b"b", b"2")), offered(Put(b"c", b"2")))), ("compact", 2)),
+    ],
+    "the log goes with the second compaction": [
+        *(one(B), ("compact", 1), one(Put(b"b", b"2")), one(Put(b"b", b"3")), ("compact", 2)),
+    ],
     "a flag is not a number": [one(Adjust(b"a", {"x": 1}))],
     "delete_range sees what its own offer put and deleted": [
         one(C, DeleteRange(b"b\xff\xff", b"")),

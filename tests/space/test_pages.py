@@ -160,11 +160,11 @@ def test_pages_together_are_what_the_keys_are_one_by_one(
 
 
 def test_a_key_of_which_a_fold_left_nothing_is_not_there() -> None:
-    versions = Versions(MemoryStorage(), cache_records_max=10, cache_bytes_max=1000)
+    versions = Versions(MemoryStorage(), cache_records_max=10, cache_bytes_max=1000, slot_of=Slot)
     old = succeed(ABSENT, 1, 1, 1, 0, b"v", 0)
     changed = {b"a": old, b"b": ABSENT, b"c": old}
     versions.young.update(changed)
-    versions.commit(Slot(1), 1, changed, [], b"", [])
+    versions.commit(Slot(1), 1, changed, [], b"", [], 0)
     found, following = read_page(versions, b"", b"", 1, 10, 1000)
     assert ([key for key, _record in found], following) == ([b"a", b"c"], None)
 

@@ -224,11 +224,10 @@ def test_a_damaged_key_or_version_or_outcome_is_not_believed() -> None:
             damaged = bytearray(sealed)
             damaged[index] ^= 0x01
             world.storage.write_now([(key, bytes(damaged))], sync=True)
-            space = Space.load(world.storage)
             with pytest.raises(RecordDamaged):
-                read(space)
+                read(Space.load(world.storage))
             if family == b"k":
                 with pytest.raises(RecordDamaged):
-                    space.scan(b"", b"", None, 10, 1000)
+                    Space.load(world.storage).scan(b"", b"", None, 10, 1000)
         world.storage.write_now([(key, sealed)], sync=True)
         assert read(Space.load(world.storage))

@@ -9,10 +9,13 @@ from journal.entries import pack_compaction, pack_offers
 from journal.gate import unpack_batch
 from journal.limits import Limits
 from journal.offers import Offer, Verdict, offer_to_raw, pack_batch, pack_offer
+from journal.paxos.effects import Effects
+from journal.paxos.messages import AcceptedValue
 from journal.space import Folded, Space
 from journal.storage import Write
+from journal.storage.log import LogStore
 from journal.storage.memory import MemoryStorage
-from journal.types import Revision, Slot
+from journal.types import Ballot, NodeId, Revision, Slot
 
 LIMITS = Limits()
 
@@ -33,6 +36,7 @@ class World:
 
     cache_records_max: int = 200_000
     cache_bytes_max: int = 1 << 28
+    log_reach_revisions: int = 0
     storage: MemoryStorage = field(default_factory=MemoryStorage)
     entries: list[bytes] = field(default_factory=list)
     pending: list[tuple[Slot, list[Write]]] = field(default_factory=list)
@@ -43,7 +47,10 @@ class World:
 
     def _load(self) -> Space:
         return Space.load(
-            self.storage, cache_records_max=self.cache_records_max, cache_bytes_max=self.cache_bytes_max
+            self.storage,
+            cache_records_max=self.cache_records_max,
+            cache_bytes_max=self.cache_bytes_max,
+            log_reach_revisions=self.log_reach_revisions,
         )
 
     def fold(self, value: bytes) -> Folded:
@@ -55,7 +62,9 @@ class World:
 
     def _fold(self, value: bytes) -> Folded:
         folded = self.space.fold(Slot(self.space.applied + 1), value)
-        self.pending.append((folded.slot, folded.writes))
+        accepted = Effects(accepted=[AcceptedValue(folded.slot, Ballot(1, NodeId(1)), value)])
+        logged = LogStore(self.storage, LIMITS).writes_for(accepted)
+        self.pending.append((folded.slot, [*logged, *folded.writes]))
         return folded
 
     def offer(self, *offers: Offer, **batch_options: Any) -> list[Verdict]:
@@ -77,6 +86,13 @@ class World:
 
     def compact_step(self, records_max: int) -> None:
         writes = self.space.compact_step(records_max)
+        if writes:
+            self.pending.append((self.space.applied, writes))
+
+    def trim_step(self, slots_max: int) -> None:
+        """Let go of the log like a node: of what is on the disk."""
+        flushed = self.pending[0][0] if self.pending else Slot(self.space.applied + 1)
+        writes = self.space.slots.trim_step(flushed, slots_max)
         if writes:
             self.pending.append((self.space.applied, writes))
 
