@@ -25,7 +25,8 @@ from typing import Final, NamedTuple
 import msgpack
 
 from journal.commits import commits
-from journal.errors import RecordDamaged
+from journal.errors import RecordDamaged, RevisionCompacted
+from journal.slots import stretch_of
 from journal.storage import Reader
 from journal.storage.log import read_value
 from journal.storage.records import (
@@ -40,6 +41,9 @@ from journal.storage.records import (
     unseal,
 )
 from journal.types import Revision, Slot
+
+PlaceOf = Callable[[Revision], tuple[Slot, Revision]]
+"""The slot of a revision that the log reaches back to, and the slot's last revision."""
 
 KEPT_BYTES_MAX: Final = 16 * 1024 * 1024
 """Of entries and pages that are kept decoded, and the last one whatever its size."""
@@ -86,10 +90,9 @@ def first_floor(reader: Reader, after: int) -> int | None:
 class Ended:
     """Finds versions in pages, and their values in the log. What was read last is kept decoded."""
 
-    def __init__(self, reader: Reader, slot_of: Callable[[Revision], Slot]) -> None:
-        """``slot_of``: the slot of a revision that the log reaches back to."""
+    def __init__(self, reader: Reader, place_of: PlaceOf) -> None:
         self._reader = reader
-        self._slot_of = slot_of
+        self._place_of = place_of
         self._kept: OrderedDict[bytes, tuple[int, dict[tuple[bytes, int], bytes]]] = OrderedDict()
         self._kept_bytes = 0
 
@@ -98,18 +101,24 @@ class Ended:
 
         Raises ``RecordDamaged``.
         """
-        for stored_key, sealed in self._reader.iterate(number_key(ENDED, end), family_end(ENDED)):
-            heads = self._find(stored_key)
-            if heads is None:
-                page = unpack_page(stored_key, sealed)
-                heads = dict(zip(zip(page.keys, page.ends, strict=True), page.heads, strict=True))
-                self._keep(stored_key, len(sealed), heads)
-            return heads.get((key, end))
-        return None
+        try:
+            _slot, last = self._place_of(Revision(end))
+        except RevisionCompacted:
+            return None
+        stored_key = number_key(ENDED, last)
+        heads = self._find(stored_key)
+        if heads is None:
+            sealed = self._reader.get(stored_key)
+            if sealed is None:
+                return None
+            page = unpack_page(stored_key, sealed)
+            heads = dict(zip(zip(page.keys, page.ends, strict=True), page.heads, strict=True))
+            self._keep(stored_key, len(sealed), heads)
+        return heads.get((key, end))
 
     def value(self, key: bytes, revision: int) -> bytes:
         """Return the value that ``revision`` gave to ``key``. Raises ``RecordDamaged``."""
-        slot = self._slot_of(Revision(revision))
+        slot, _last = self._place_of(Revision(revision))
         outcome_key = number_key(OUTCOME, slot)
         values = self._find(outcome_key)
         if values is None:
@@ -144,22 +153,18 @@ class Ended:
             self._kept_bytes -= dropped
 
 
-def history(
-    view: Reader, start: bytes, compacted: int, slot_of: Callable[[Revision], Slot]
-) -> Iterator[tuple[bytes, bytes]]:
+def history(view: Reader, start: bytes, compacted: int) -> Iterator[tuple[bytes, bytes]]:
     """Yield the record of every older version from ``start`` (a key of ``HISTORY``) on, in key order, as if
     all were stored whole. ``compacted``: what ended at or before it, and is in a page, is left out.
 
     Raises ``RecordDamaged``.
     """
-    return merge(view.iterate(start, family_end(HISTORY)), _from_pages(view, start, compacted, slot_of))
+    return merge(view.iterate(start, family_end(HISTORY)), _from_pages(view, start, compacted))
 
 
-def _from_pages(
-    view: Reader, start: bytes, compacted: int, slot_of: Callable[[Revision], Slot]
-) -> Iterator[tuple[bytes, bytes]]:
+def _from_pages(view: Reader, start: bytes, compacted: int) -> Iterator[tuple[bytes, bytes]]:
     first = max(compacted + 1, int(number_of(start[:9])) if len(start) >= 9 else 0)
-    ended = Ended(view, slot_of)
+    ended = Ended(view, stretch_of(view).place_of)
     pages: list[Page] = []
     size = 0
     for key, sealed in view.iterate(number_key(ENDED, first), family_end(ENDED)):

@@ -7,7 +7,8 @@ oldest go when nobody is served from them any more.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from array import array
+from bisect import bisect_left
 from hashlib import sha256
 from struct import Struct
 from typing import TYPE_CHECKING, Final
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from journal.space import Space
 
 CHAIN_START: Final = bytes(32)
+SLOTS_IN_MEMORY: Final = 65_536
+"""Of so many slots at least that were folded since the start it is known at once what was made in them."""
 
 _SLOT_AND_LENGTH = Struct(">QQ")
 
@@ -45,6 +48,7 @@ class Slots:
         """The first slot that the log, and what was recorded about its outcome, reaches back to."""
         self.base = Revision(0)
         """The journal's revision before it."""
+        self._lately = Stretch(Slot(1), Revision(0))
         self._space = space
         self._trim_before: tuple[Revision, Slot] | None = None
 
@@ -54,10 +58,17 @@ class Slots:
         self.first = Slot(self._space.applied + 1)
         begin = number_key(OUTCOME, trimmed_slot(reader) + 1)  # LevelDB would pass over each removal before
         self.base = self._space.revision
+        self._lately = Stretch(self.first, self.base)
         for key, sealed in reader.iterate(begin, family_end(OUTCOME)):
             if number_of(key) < self.first:
                 self.first, self.base = number_of(key), outcome_head(unseal(key, sealed)).before
             break
+
+    def folded(self) -> None:
+        """The space has folded another slot."""
+        self._lately.append(self._space.revision)
+        if len(self._lately) >= 2 * SLOTS_IN_MEMORY:
+            self._lately.forget(SLOTS_IN_MEMORY)
 
     def outcome(self, slot: Slot) -> bytes | None:
         """Return what the fold recorded about ``slot``; None if that is trimmed or not folded."""
@@ -92,11 +103,31 @@ class Slots:
 
         Raises ``RevisionInFuture``, or ``RevisionCompacted`` where the log does not reach back.
         """
+        return self.place_of(revision)[0]
+
+    def place_of(self, revision: Revision) -> tuple[Slot, Revision]:
+        """Return the slot of ``revision``, and the slot's last revision. Raises like ``of_revision``."""
         if revision > self._space.revision:
             raise RevisionInFuture(revision, self._space.revision)
         if revision <= self.base:
             raise RevisionCompacted(revision, Revision(self.base + 1))
-        return _search(revision, self.first, self._space.applied, self.outcome)
+        lately = self._lately
+        if revision > lately.base:
+            return lately.place_of(revision)
+        low, high = int(self.first), lately.first - 1
+        while low < high:
+            middle = (low + high) // 2
+            if self._after(middle) >= revision:
+                high = middle
+            else:
+                low = middle + 1
+        return Slot(low), self._after(low)
+
+    def _after(self, slot: int) -> Revision:
+        record = self.outcome(Slot(slot))
+        if record is None:
+            raise RecordDamaged(number_key(OUTCOME, slot), "it is missing between others")
+        return outcome_head(record).after
 
     def trim_step(self, keep_from: Slot, slots_max: int) -> list[Write]:
         """Return removals of log and outcome records that nobody is served from any more.
@@ -136,33 +167,40 @@ class Slots:
         return max(self._space.compacted, self.base)
 
 
-def _search(revision: Revision, low: int, high: int, outcome: Callable[[Slot], bytes | None]) -> Slot:
-    """Return the first of slots ``low`` to ``high`` after which the journal is at ``revision`` or above."""
-    while low < high:
-        middle = Slot((low + high) // 2)
-        record = outcome(middle)
-        if record is None:
-            raise RecordDamaged(number_key(OUTCOME, middle), "it is missing between others")
-        if outcome_head(record).after >= revision:
-            high = middle
-        else:
-            low = middle + 1
-    return Slot(low)
+class Stretch:
+    """The journal's revision after each of some slots: tells in which of them a revision was made."""
+
+    def __init__(self, first: Slot, base: Revision) -> None:
+        """``base``: the journal's revision before ``first``."""
+        self.first = first
+        self.base = base
+        self._after = array("Q")
+
+    def __len__(self) -> int:
+        return len(self._after)
+
+    def append(self, revision: Revision) -> None:
+        """The next slot ended at ``revision``."""
+        self._after.append(revision)
+
+    def forget(self, count: int) -> None:
+        """Forget the first ``count`` slots."""
+        self.first = Slot(self.first + count)
+        self.base = Revision(self._after[count - 1])
+        del self._after[:count]
+
+    def place_of(self, revision: Revision) -> tuple[Slot, Revision]:
+        """Return the slot of ``revision``, which must be after ``base``, and the slot's last revision."""
+        index = bisect_left(self._after, revision)
+        return Slot(self.first + index), Revision(self._after[index])
 
 
-def slots_in(view: Reader) -> Callable[[Revision], Slot]:
-    """Return what finds the slots of revisions by the outcomes in ``view``, all of whose space is flushed."""
-    first = last = Slot(0)
-    for key, _sealed in view.iterate(number_key(OUTCOME, trimmed_slot(view) + 1), family_end(OUTCOME)):
-        first = number_of(key)
-        break
-    for key, _sealed in view.iterate(number_key(OUTCOME, first), family_end(OUTCOME), reverse=True):
-        last = number_of(key)
-        break
-
-    def outcome(slot: Slot) -> bytes | None:
-        key = number_key(OUTCOME, slot)
-        sealed = view.get(key)
-        return None if sealed is None else unseal(key, sealed)
-
-    return lambda revision: _search(revision, first, last, outcome)
+def stretch_of(view: Reader) -> Stretch:
+    """Return all slots that the log in ``view`` reaches back to. Raises ``RecordDamaged``."""
+    stretch: Stretch | None = None
+    for key, sealed in view.iterate(number_key(OUTCOME, trimmed_slot(view) + 1), family_end(OUTCOME)):
+        head = outcome_head(unseal(key, sealed))
+        if stretch is None:
+            stretch = Stretch(number_of(key), head.before)
+        stretch.append(head.after)
+    return stretch or Stretch(Slot(1), Revision(0))

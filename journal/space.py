@@ -162,7 +162,7 @@ class Space:
             reader,
             cache_records_max=cache_records_max,
             cache_bytes_max=cache_bytes_max,
-            slot_of=self.slots.of_revision,
+            place_of=self.slots.place_of,
         )
         self._sessions = Sessions()
         self.lease_table = LeaseTable()
@@ -272,6 +272,7 @@ class Space:
         self.chain = chain = chain_link(self.chain, (before, self.revision), slot, entry, body)
         outcome = OUTCOME_HEAD.pack(chain, before, self.revision) + body
         self.applied = slot
+        self.slots.folded()
         self._finish(slot, superseded, outcome, writes)
         self._is_broken = False
         return Folded(

@@ -25,14 +25,14 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from heapq import merge
 from itertools import islice
 from struct import Struct, unpack_from
 from typing import Final, NamedTuple
 
 from journal.checksum import crc32
-from journal.ended import Ended, Page, first_floor
+from journal.ended import Ended, Page, PlaceOf, first_floor
 from journal.errors import RecordDamaged
 from journal.storage import Reader, Write
 from journal.storage.records import (
@@ -118,10 +118,9 @@ class Versions:
         *,
         cache_records_max: int,
         cache_bytes_max: int,
-        slot_of: Callable[[Revision], Slot],
+        place_of: PlaceOf,
     ) -> None:
-        """``slot_of``: the slot of a revision that the log reaches back to."""
-        self._slot_of = slot_of
+        self._place_of = place_of
         self._read_from(reader)
         self._cache_records_max = cache_records_max
         self._cache_bytes_max = cache_bytes_max
@@ -150,7 +149,7 @@ class Versions:
 
     def _read_from(self, reader: Reader) -> None:
         self._reader = reader
-        self._logged = Ended(reader, self._slot_of)
+        self._logged = Ended(reader, self._place_of)
 
     # -- current records --------------------------------------------------------
 

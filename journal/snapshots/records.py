@@ -20,7 +20,6 @@ from journal.checksum import crc32
 from journal.errors import ProtocolViolation
 from journal.paxos.membership import Membership
 from journal.paxos.messages import SnapshotChunk
-from journal.slots import slots_in
 from journal.state import read_state
 from journal.storage import Reader
 from journal.storage.records import (
@@ -69,7 +68,7 @@ def history(view: Reader, start: bytes = HISTORY) -> Iterator[Record]:
     """Yield the older versions from the key ``start`` on, each whole, wherever it is kept."""
     state = read_state(view)
     compacted = Revision(0) if state is None else state.compacted
-    return ended.history(view, start, compacted, slots_in(view))
+    return ended.history(view, start, compacted)
 
 
 def pack_record(key: bytes, value: bytes) -> bytes:

@@ -160,7 +160,10 @@ def test_pages_together_are_what_the_keys_are_one_by_one(
 
 
 def test_a_key_of_which_a_fold_left_nothing_is_not_there() -> None:
-    versions = Versions(MemoryStorage(), cache_records_max=10, cache_bytes_max=1000, slot_of=Slot)
+    def place_of(revision: Revision) -> tuple[Slot, Revision]:
+        return Slot(revision), revision
+
+    versions = Versions(MemoryStorage(), cache_records_max=10, cache_bytes_max=1000, place_of=place_of)
     old = succeed(ABSENT, 1, 1, 1, 0, b"v", 0)
     changed = {b"a": old, b"b": ABSENT, b"c": old}
     versions.young.update(changed)
