@@ -47,7 +47,7 @@ PlaceOf = Callable[[Revision], tuple[Slot, Revision]]
 
 KEPT_BYTES_MAX: Final = 16 * 1024 * 1024
 """Of entries and pages that are kept decoded, and the last one whatever its size."""
-TOGETHER_BYTES_MAX: Final = 16 * 1024 * 1024
+TOGETHER_BYTES_MAX: Final = 4 * 1024 * 1024
 """Of versions that ``history`` completes together, so that each entry is decoded for many of them."""
 
 

@@ -1,7 +1,8 @@
 """What makes a trio program replay. The only module that knows trio's private names.
 
 Trio shuffles the tasks that are ready, on purpose, with a generator of its own; it sorts them
-first (by age) only if it is told that a test wants determinism. Everything else that could
+first (by age) only if it is told that a test wants determinism. It cancels what is in a scope in the order
+of a set, so of where objects lie in memory: here the set has an order. Everything else that could
 differ between two runs is the program's business: it must draw from seeded generators, and not
 iterate over sets of strings or of objects.
 """
@@ -15,7 +16,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import trio
 import trio._core._run as trio_run
@@ -40,6 +41,31 @@ def _clock() -> trio.testing.MockClock:
     clock._autojump = autojump  # type: ignore[method-assign]
     clock.current_time = lambda: clock._virtual_base  # type: ignore[method-assign]
     return clock
+
+
+class _InOrder(dict[Any, None]):
+    """The part of ``set`` that trio's scopes use, in the order in which members came."""
+
+    def add(self, member: Any) -> None:
+        self[member] = None
+
+    def remove(self, member: Any) -> None:
+        del self[member]
+
+
+@contextmanager
+def _cancelled_in_order() -> Iterator[None]:
+    original = trio_run.CancelStatus.__attrs_post_init__
+
+    def in_order(self: Any) -> None:
+        self._children, self._tasks = _InOrder(), _InOrder()
+        original(self)
+
+    trio_run.CancelStatus.__attrs_post_init__ = in_order  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        trio_run.CancelStatus.__attrs_post_init__ = original  # type: ignore[method-assign]
 
 
 class RunsForEver(Exception):
@@ -74,7 +100,7 @@ def run(seed: int, main: Callable[[], Awaitable[T]]) -> T:
     collects = gc.isenabled()
     gc.disable()
     try:
-        with _watchdog():
+        with _watchdog(), _cancelled_in_order():
             return trio.run(main, clock=_clock())
     finally:
         trio_run._ALLOW_DETERMINISTIC_SCHEDULING = was  # type: ignore[misc]

@@ -72,6 +72,16 @@ def test_the_same_seed_is_the_same_run_whatever_the_hash_seed(hash_seeds: tuple[
     assert digests[0] == digests[1]
 
 
+def test_the_same_seed_is_the_same_run_wherever_objects_lie() -> None:
+    """A client dies in this one, and trio cancelled what it was at in the order of addresses."""
+    options = MUTANTS["time_that_stood_still_expires_leases"].options(145)
+    digests, kept = set(), []
+    for number in range(5):
+        digests.add(simulate(options, digest=True).digest)
+        kept.append([object() for _ in range(1000 + 377 * number)])
+    assert len(digests) == 1
+
+
 def test_another_seed_is_another_run() -> None:
     one, other = (simulate(Options(seed=seed, storm_s=0.5), digest=True) for seed in (1, 2))
     assert one.digest != other.digest
@@ -89,6 +99,7 @@ FAST = (
     "keep_alives_wait_behind_offers",
     "memberships_are_forgotten_on_restart",
     "takes_a_damaged_acceptance_for_none",
+    "values_are_looked_for_in_a_log_from_before_the_snapshot",
 )
 """Planted bugs that the first seeds notice; ``make mutants`` hunts all of them."""
 
