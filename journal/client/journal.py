@@ -374,12 +374,14 @@ class Journal:
             lease = Lease(self._router, self._router.rng.getrandbits(LEASE_ID_BITS) + 1, ttl_s)
             asked = trio.current_time()
             try:
-                await self.offer(Offer((LeaseGrant(lease.id, ttl_ms),)), timeout_s=timeout_s)
+                with _Background(self._nursery) as start_soon:
+                    start_soon(lease.keep_while_asked_for)
+                    await self.offer(Offer((LeaseGrant(lease.id, ttl_ms),)), timeout_s=timeout_s)
             except OfferRejected as rejected:
                 if rejected.receipt.reason is not Reason.LEASE or attempt + 1 == GRANT_ATTEMPTS_MAX:
                     raise
             else:
-                lease.sure_until = asked + ttl_ms / 1000
+                lease.sure_until = max(lease.sure_until, asked + ttl_ms / 1000)
                 return lease
         raise AssertionError("unreachable")
 

@@ -57,6 +57,19 @@ class Lease:
     def __repr__(self) -> str:
         return f"<Lease {self.id} ttl_s={self.ttl_s:g}{' lost' if self.lost.is_set() else ''}>"
 
+    async def keep_while_asked_for(self) -> None:
+        """Keep it alive in case it was granted, until cancelled. A verdict may come later than a term lasts:
+        offers that travelled with it may wait for a slow disk."""
+        interval = self.ttl_s / KEEP_ALIVES_PER_TERM
+        while True:
+            await trio.sleep(interval)
+            asked = trio.current_time()
+            try:
+                ttl_ms = await self._router.at_leader(self._renew, max(interval, 0.1), is_urgent=True)
+            except JournalError:
+                continue  # among others: there is no such lease, so far
+            self.sure_until = asked + ttl_ms / 1000
+
     async def keep(self, cancel_on_loss: bool) -> None:
         """Keep it alive until cancelled or lost."""
         interval = self.ttl_s / KEEP_ALIVES_PER_TERM

@@ -277,6 +277,8 @@ class FakeNode:
         self.silent = False
         self.stalls = False
         """It leads, but its disk does not: submits are not answered, all else is."""
+        self.answers_after_s = 0.0
+        """So much later than it decides."""
         self.frozen_at: Revision | None = None  # cut off: it stands there and does not know it
         self.cluster = "c"
         self.limits = Limits()
@@ -378,7 +380,7 @@ class FakeConnection:
             if fate is Fate.SILENT_REQUEST:
                 await trio.sleep_forever()
             verdicts = journal.fold(raw)
-            await trio.sleep(LATENCY_S)
+            await trio.sleep(LATENCY_S + node.answers_after_s)
             if fate is Fate.REPLY_LOST:
                 raise Unavailable("connection broken")
             if fate is Fate.SILENT_REPLY:

@@ -132,3 +132,16 @@ async def test_offers_that_wait_for_a_slow_disk_keep_no_lease_from_being_kept(au
         for _ in range(60):
             await trio.sleep(0.3)
             assert lease.sure, trio.current_time()
+
+
+async def test_a_lease_is_kept_alive_though_its_grant_is_not_answered_yet(autojump_clock: object) -> None:
+    """Found by the simulator: an offer that travelled with the grant waited for a slow disk, the verdicts
+    came together, and when they came the lease had expired."""
+    cluster = FakeCluster()
+    for node in cluster.nodes.values():
+        node.answers_after_s = 4.0
+    async with client(cluster) as journal, journal.lease(1.0, revoke=False) as lease:
+        assert trio.current_time() > 4.0
+        assert lease.sure
+        await trio.sleep(10)
+        assert lease.sure
