@@ -29,7 +29,7 @@ COMPACT_RECORDS_PER_STEP = 200
 COMPACT_STEPS_PER_TURN = 5
 LOGGED_PARTS = 16
 """There is a look at what is left on the disk whenever values of this part of its reserve were logged. Each
-is written about four times: to the log, the space and its history, and again when LevelDB makes tables."""
+is written about four times: to the log and the space, and again when LevelDB makes tables and merges them."""
 COMPACT_TURN_S = 0.001
 """No further step is begun in a tick after this long. So letting go takes a twenty-fifth of the loop's time
 at most, and lets go of up to 40,000 records a second where the machine has nothing else to do."""

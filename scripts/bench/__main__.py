@@ -18,6 +18,7 @@ from typing import Any
 from rich.console import Console
 
 from journal.client import run
+from journal.collector import calm_the_collector
 from scripts.bench import etcd, h2load, report
 from scripts.bench.etcd import Etcd
 from scripts.bench.machine import UNARY, echo_server, python_loop_ms, stream_echo_us, synced_appends
@@ -89,6 +90,7 @@ async def measure(bench: Bench, options: argparse.Namespace) -> tuple[dict[str, 
     with bench.console.status("what the machine itself needs"):
         machine = await machine_limits(bench.folder, bench.seconds)
     results: list[Result] = []
+    calm_the_collector()  # as schedulers and the API do
     for name, row in chosen(options.rows):
         began = time.monotonic()
         with bench.console.status(f"{name}: {bench.rounds} rounds of {bench.seconds:g} s on each side"):
