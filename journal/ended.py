@@ -8,11 +8,11 @@ numbers and trail). Its value is that of the commit that made it, and is read ba
 like those that tails deliver (``commits``).
 
 **How far the log reaches.** A version is in a page only if it was modified after the *floor* of that
-moment: after what was compacted, after where the log begins, and within the last ``log_reach_revisions``.
+moment (``Slots.floor``): after where the log begins, or will soon, and within its last ``log_reach_bytes``.
 Others are stored whole, as is one that a deletion ended, with which its tombstone goes (``versions``).
 Nothing that is read at or after the compaction revision ended at or before it. So the log is needed from
 the floor of the first page after the compaction revision on: floors only rise, hence no page behind
-it speaks of an earlier version (``Slots.trim_step``). That is at most so much further back than history.
+it speaks of an earlier version (``Slots.trim_step``). That is ``log_reach_bytes`` before history at most.
 """
 
 from __future__ import annotations

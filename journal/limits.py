@@ -88,9 +88,10 @@ class Limits:
 
     log_slots_retained_min: int = 4_096
     """The last so many slots stay in the log whatever is compacted: who is less behind learns them."""
-    log_reach_revisions: int = 65_536
-    """So far back before history the log may be kept: of a key that is put again within so many revisions the
-    value before is read from there (``ended``), and is not stored again. 1: it always is."""
+    log_reach_bytes: int = 128 * 1024 * 1024
+    """So much more of the log may be kept than history reaches back to: the value of a key that is put again
+    while the one before is within so much of the log is read from there (``ended``), and is not stored again.
+    1: it always is."""
     snapshot_chunk_bytes_max: int = 512 * 1024
     """Records in one message of a snapshot (a single one may be bigger)."""
     snapshot_views_max: int = 2

@@ -44,13 +44,13 @@ def recover(
     before anything is accepted. Raises ``StorageError``."""
     limits, window = config.limits, config.limits.window_slots_max
     log = LogStore(storage, limits)
-    cache_records_max, reach = limits.space_cache_records_max, limits.log_reach_revisions
+    cache_records_max, reach = limits.space_cache_records_max, limits.log_reach_bytes
     transfer = read_transfer(storage)
     snapshot = transfer.end if transfer is not None else None
     trimmed = trimmed_slot(storage)
-    space = Space(MISSING, cache_records_max=cache_records_max, log_reach_revisions=reach)
+    space = Space(MISSING, cache_records_max=cache_records_max, log_reach_bytes=reach)
     if snapshot is None:
-        there = Space.load(storage, cache_records_max=cache_records_max, log_reach_revisions=reach)
+        there = Space.load(storage, cache_records_max=cache_records_max, log_reach_bytes=reach)
         # What was trimmed of the log cannot be folded: a space from before it cannot go on. While a
         # snapshot is installed, what is there of a space is half of an old and half of a new one.
         if there.applied >= trimmed:

@@ -105,7 +105,7 @@ async def rebuild(storage: Storage, limits: Limits) -> tuple[Slot, Slot]:
     space = Space.load(
         storage,
         cache_records_max=limits.space_cache_records_max,
-        log_reach_revisions=limits.log_reach_revisions,
+        log_reach_bytes=limits.log_reach_bytes,
     )
     log = LogStore(storage, limits)
     writes: list[Write] = []

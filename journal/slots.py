@@ -48,6 +48,8 @@ class Slots:
         """The first slot that the log, and what was recorded about its outcome, reaches back to."""
         self.base = Revision(0)
         """The journal's revision before it."""
+        self._let_go = Revision(0)
+        """The log up to here is going, in steps."""
         self._lately = Stretch(Slot(1), Revision(0))
         self._space = space
         self._trim_before: tuple[Revision, Slot] | None = None
@@ -64,11 +66,18 @@ class Slots:
                 self.first, self.base = number_of(key), outcome_head(unseal(key, sealed)).before
             break
 
-    def folded(self) -> None:
+    def folded(self, entry_bytes: int) -> None:
         """The space has folded another slot."""
-        self._lately.append(self._space.revision)
+        self._lately.append(self._space.revision, entry_bytes)
         if len(self._lately) >= 2 * SLOTS_IN_MEMORY:
             self._lately.forget(SLOTS_IN_MEMORY)
+
+    def floor(self, bytes_max: int) -> Revision:
+        """Return a revision after which the log is kept for now, and its entries take ``bytes_max`` at most.
+
+        It only rises. What was folded before the start counts as too much.
+        """
+        return max(self.base, self._let_go, self._lately.floor(bytes_max))
 
     def outcome(self, slot: Slot) -> bytes | None:
         """Return what the fold recorded about ``slot``; None if that is trimmed or not folded."""
@@ -138,7 +147,8 @@ class Slots:
         """
         if self._trim_before is None or self._trim_before[0] != self._space.compacted:
             compacted = self._space.compacted
-            needed = Revision(self._space.versions.log_needed_after(compacted) + 1)
+            self._let_go = Revision(self._space.versions.log_needed_after(compacted))
+            needed = Revision(self._let_go + 1)
             try:
                 is_there = needed <= self._space.revision
                 before = self.of_revision(needed) if is_there else Slot(self._space.applied + 1)
@@ -175,24 +185,34 @@ class Stretch:
         self.first = first
         self.base = base
         self._after = array("Q")
+        self._bytes = array("Q")
+        """Of all entries up to each slot."""
+        self._bytes_in_all = 0
 
     def __len__(self) -> int:
         return len(self._after)
 
-    def append(self, revision: Revision) -> None:
+    def append(self, revision: Revision, entry_bytes: int = 0) -> None:
         """The next slot ended at ``revision``."""
         self._after.append(revision)
+        self._bytes_in_all += entry_bytes
+        self._bytes.append(self._bytes_in_all)
 
     def forget(self, count: int) -> None:
         """Forget the first ``count`` slots."""
         self.first = Slot(self.first + count)
         self.base = Revision(self._after[count - 1])
-        del self._after[:count]
+        del self._after[:count], self._bytes[:count]
 
     def place_of(self, revision: Revision) -> tuple[Slot, Revision]:
         """Return the slot of ``revision``, which must be after ``base``, and the slot's last revision."""
         index = bisect_left(self._after, revision)
         return Slot(self.first + index), Revision(self._after[index])
+
+    def floor(self, bytes_max: int) -> Revision:
+        """Return the revision after which the entries take no more than ``bytes_max``; ``base`` at least."""
+        enough = self._bytes_in_all - bytes_max
+        return self.base if enough <= 0 else Revision(self._after[bisect_left(self._bytes, enough)])
 
 
 def stretch_of(view: Reader) -> Stretch:

@@ -142,12 +142,12 @@ class Space:
         *,
         cache_records_max: int = 200_000,
         cache_bytes_max: int = CACHE_BYTES_MAX,
-        log_reach_revisions: int = 0,
+        log_reach_bytes: int = 0,
     ) -> None:
         """Make the empty space over an empty ``reader``; use ``load`` for one that has records.
 
-        ``log_reach_revisions``: the reader has the log as well, and so far back its values are not stored
-        again when they are replaced (``ended``).
+        ``log_reach_bytes``: the reader has the log as well, and of so much of it the values are not stored
+        again when others take their place (``ended``).
         """
         self.revision = Revision(0)
         self.applied = Slot(0)
@@ -157,7 +157,7 @@ class Space:
         self.slots = Slots(self)
         self.reader = reader
         self._cache_records_max, self._cache_bytes_max = cache_records_max, cache_bytes_max
-        self._log_reach_revisions = log_reach_revisions
+        self._log_reach_bytes = log_reach_bytes
         self.versions = Versions(
             reader,
             cache_records_max=cache_records_max,
@@ -178,14 +178,14 @@ class Space:
         *,
         cache_records_max: int = 200_000,
         cache_bytes_max: int = CACHE_BYTES_MAX,
-        log_reach_revisions: int = 0,
+        log_reach_bytes: int = 0,
     ) -> Space:
         """Restore the space from its records. Raises ``RecordDamaged`` or ``DataFolderError``."""
         space = cls(
             reader,
             cache_records_max=cache_records_max,
             cache_bytes_max=cache_bytes_max,
-            log_reach_revisions=log_reach_revisions,
+            log_reach_bytes=log_reach_bytes,
         )
         space._restore()
         return space
@@ -197,7 +197,7 @@ class Space:
             reader,
             cache_records_max=self._cache_records_max,
             cache_bytes_max=self._cache_bytes_max,
-            log_reach_revisions=self._log_reach_revisions,
+            log_reach_bytes=self._log_reach_bytes,
         )
         self._restore()
 
@@ -272,7 +272,7 @@ class Space:
         self.chain = chain = chain_link(self.chain, (before, self.revision), slot, entry, body)
         outcome = OUTCOME_HEAD.pack(chain, before, self.revision) + body
         self.applied = slot
-        self.slots.folded()
+        self.slots.folded(len(entry))
         self._finish(slot, superseded, outcome, writes)
         self._is_broken = False
         return Folded(
@@ -410,7 +410,7 @@ class Space:
             self._recent.floor,
         )
         writes.append((STATE, state.seal()))
-        floor = max(self.compacted, self.slots.base, self.revision - self._log_reach_revisions)
+        floor = self.slots.floor(self._log_reach_bytes)
         self.versions.commit(slot, self.revision, changed, superseded, outcome, writes, floor)
 
     # -- the early check ------------------------------------------------------------

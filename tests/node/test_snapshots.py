@@ -38,7 +38,7 @@ from .test_node import call
 
 SMALL = Limits(
     log_slots_retained_min=8,
-    log_reach_revisions=40,
+    log_reach_bytes=3_300,
     snapshot_chunk_bytes_max=600,
     snapshot_step_records=7,
     log_trim_step_slots=5,
@@ -142,9 +142,10 @@ async def test_the_log_is_trimmed_behind_compaction_and_all_else_stays_right(
         for number, node in cluster.nodes.items():
             space = node.space
             # The slot of revision compacted + 1 is the first that a tail may need, and of what was put within
-            # SMALL.log_reach_revisions before it the values are still there for who reads what was then.
-            first_needed = Revision(space.compacted + 1 - SMALL.log_reach_revisions + 1)
-            assert space.slots.first == space.slots.of_revision(first_needed)
+            # SMALL.log_reach_bytes before it the values are still there for who reads what was then.
+            first_needed = Revision(space.versions.log_needed_after(space.compacted) + 1)
+            assert space.slots.first == space.slots.of_revision(first_needed) > 1
+            assert 37 < space.compacted - first_needed < 80
             kept = list(range(space.slots.first, space.applied + 1))
             for family in (ACCEPTED, IDENTIFIER, OUTCOME):
                 assert slots_of(cluster, number, family) == kept

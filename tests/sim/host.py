@@ -341,7 +341,7 @@ def limits_of(options: Options) -> Limits:
         tail_recent_bytes_max=options.tail_recent_bytes,
         space_cache_records_max=options.cache_records,
         log_slots_retained_min=options.log_slots_retained,
-        log_reach_revisions=options.log_reach_revisions,
+        log_reach_bytes=options.log_reach_bytes,
         log_trim_step_slots=options.log_trim_step_slots,
         snapshot_chunk_bytes_max=options.snapshot_chunk_bytes,
         snapshot_step_records=options.snapshot_step_records,

@@ -85,8 +85,8 @@ class Options:
     write_queue_bytes: int = 1_000_000
     log_slots_retained: int = 4096
     """The log behind is trimmed where it is compacted: who is farther behind needs a snapshot."""
-    log_reach_revisions: int = 65_536
-    """So far back the log has the values of older versions."""
+    log_reach_bytes: int = 1 << 27
+    """Of so much of the log the values of older versions are not stored again."""
     log_trim_step_slots: int = 50
     snapshot_chunk_bytes: int = 100_000
     snapshot_step_records: int = 500
@@ -325,7 +325,7 @@ def _with_disks_and_members(options: Options, rng: random.Random) -> Options:
             compact_s=options.compact_s or round(rng.choice((1, 3)) * timeout_s, 4),
             outage_s=every(0.8, 3, 8),
             install_crash=rng.choice((0.0, 0.5)),
-            log_reach_revisions=rng.choice((1, 5, 30, 65_536)),
+            log_reach_bytes=rng.choice((1, 500, 3_000, 1 << 27)),
         )
     return replace(
         options,

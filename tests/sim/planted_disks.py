@@ -99,7 +99,7 @@ def compacts_what_is_not_applied_on_the_disk(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Upkeep, "_trim_step", trim_step)
 
 
-@mutant(200, "log_slots_retained=1", "retain_revisions=10", "log_reach_revisions=30")
+@mutant(200, "log_slots_retained=1", "retain_revisions=10", "log_reach_bytes=3000")
 def the_log_goes_while_older_versions_are_read_from_it(patch: pytest.MonkeyPatch) -> None:
     def log_needed_after(self: Versions, compacted: int) -> int:
         return compacted
@@ -107,7 +107,7 @@ def the_log_goes_while_older_versions_are_read_from_it(patch: pytest.MonkeyPatch
     patch.setattr(Versions, "log_needed_after", log_needed_after)
 
 
-@mutant(100, *BEHIND, "log_reach_revisions=65536")
+@mutant(100, *BEHIND, "log_reach_bytes=134217728")
 def values_are_looked_for_in_a_log_from_before_the_snapshot(patch: pytest.MonkeyPatch) -> None:
     def restore(self: Slots) -> None:
         original(self)

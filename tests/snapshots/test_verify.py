@@ -63,9 +63,9 @@ def entries(compact: bool) -> list[bytes]:
 
 
 async def fill(storage: Storage, *, compact: bool = False, trim: bool = False, reach: int = 1) -> Space:
-    """Make what a node that ran leaves behind; ``reach``: how far back older versions are in its log."""
+    """Make what a node that ran leaves behind; ``reach``: of so many bytes older versions are in its log."""
     await claim(storage, "a node", cluster="old", node=NodeId(1), create=True, first=FIRST)
-    log, space = LogStore(storage, Limits()), Space.load(storage, log_reach_revisions=reach)
+    log, space = LogStore(storage, Limits()), Space.load(storage, log_reach_bytes=reach)
     for slot, value in enumerate(entries(compact), 1):
         effects = Effects(promised=BALLOT, accepted=[AcceptedValue(Slot(slot), BALLOT, value)])
         await storage.write(log.writes_for(effects) + space.fold(Slot(slot), value).writes, sync=False)
@@ -87,12 +87,12 @@ async def looked(storage: Storage) -> Report:
     return report
 
 
-@pytest.mark.parametrize("reach", [1, 5, 6])
+@pytest.mark.parametrize("reach", [1, 100, 1_000])
 @pytest.mark.parametrize(("compact", "trim"), [(False, False), (True, False), (True, True)])
 async def test_what_is_whole_is_found_whole(compact: bool, trim: bool, reach: int) -> None:
     storage = MemoryStorage()
     space = await fill(storage, compact=compact, trim=trim, reach=reach)
-    assert bool(list(storage.iterate(ENDED, family_end(ENDED)))) is (reach > 5)
+    assert bool(list(storage.iterate(ENDED, family_end(ENDED)))) is (reach > 100)
     report = await looked(storage)
     assert report.findings == []
     assert report.facts["revision"] == space.revision and report.facts["cluster"] == "old"
@@ -107,7 +107,7 @@ async def test_an_empty_node_is_whole() -> None:
     assert (await looked(storage)).findings == []
 
 
-@pytest.mark.parametrize("reach", [1, 6])
+@pytest.mark.parametrize("reach", [1, 1_000])
 async def test_every_single_flipped_bit_is_noticed(reach: int) -> None:
     storage = MemoryStorage()
     await fill(storage, compact=True, reach=reach)
@@ -129,7 +129,7 @@ async def test_every_single_flipped_bit_is_noticed(reach: int) -> None:
 )
 async def test_a_record_that_is_gone_is_missed(family: bytes, trim: bool) -> None:
     storage = MemoryStorage()
-    await fill(storage, compact=True, trim=trim, reach=6 if family in (ENDED, ACCEPTED) else 1)
+    await fill(storage, compact=True, trim=trim, reach=1_000 if family in (ENDED, ACCEPTED) else 1)
     keys = [key for key, _sealed in storage.iterate(family, family_end(family))]
     # A key that has no history is missed by nothing but the fold.
     if trim and family == CURRENT:

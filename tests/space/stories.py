@@ -54,8 +54,8 @@ BOUNDS = [*KEYS, b"a\x00\x01", b"bb", b"d"]
 FIELDS = ["cpu", "ports"]
 CLIENTS = [b"", b"x", b"y", b"zz"]
 
-REACHES = (1, 4, 1000)
-"""How far back the log is to have older versions: of one revision it has none."""
+REACHES = (1, 500, 1_000_000)
+"""So many bytes of the log are to have older versions: one has none."""
 
 keys = st.sampled_from(KEYS)
 
@@ -159,13 +159,13 @@ class Client:
 class Play:
     """One story being played on the twin, a quiet world and a rough one."""
 
-    def __init__(self, log_reach_revisions: int = 4, **twin_options: int) -> None:
+    def __init__(self, log_reach_bytes: int = 500, **twin_options: int) -> None:
         self.twin = Twin(**twin_options)
         # A large cache, older versions stored whole, every write flushed at once, never crashes.
         self.quiet = World()
-        self.rough = World(cache_records_max=2, log_reach_revisions=log_reach_revisions)
-        self.compacted_by = [0]
-        """For each revision what was compacted when it was made."""
+        self.rough = World(cache_records_max=2, log_reach_bytes=log_reach_bytes)
+        self.slots: list[tuple[int, int]] = []
+        """Of each slot the revision after it, and the bytes of its entry."""
         self.clients = {client: Client() for client in CLIENTS}
         self.tally: Counter[str] = Counter()
 
@@ -179,6 +179,7 @@ class Play:
             self.twin.compact(max(0, revision))
             for world in (self.quiet, self.rough):
                 world.compact(max(0, revision))
+            self.slots.append((self.twin.revision, len(self.quiet.entries[-1])))
             self.quiet.flush()
         elif kind == "flush":
             self.rough.flush(detail)
@@ -249,6 +250,7 @@ class Play:
         written = without_history(quiet.writes), without_history(rough.writes)
         assert written[0] == written[1], "and all that is written, but for older versions"
         self.quiet.flush()
+        self.slots.append((quiet.revision, len(value)))
         for verdicts in quiet.verdicts:
             assert unpack_verdicts(pack_verdicts(verdicts)) == verdicts
         return quiet.verdicts
@@ -260,8 +262,6 @@ class Play:
             packed.append(unpack_batch(data, LIMITS))
         early = self.early_verdicts(packed)
         verdicts = self.fold_same(entry(*(raw.data for raw in packed)))
-        compacted = [self.twin.compacted] * (self.rough.space.revision + 1 - len(self.compacted_by))
-        self.compacted_by.extend(compacted)
         assert verdicts == self.twin.fold(batches)
         told: set[tuple[bytes, int]] = set()
         ids = [(raw.client, offer[0]) for raw in packed for offer in raw.offers]
@@ -336,9 +336,19 @@ class Play:
         for key, _value in storage.iterate(b"h", b"i"):
             assert int.from_bytes(key[1:9], "big") > slots.base
         if 0 < twin.compacted < twin.revision:
-            needed = self.compacted_by[twin.compacted + 1]
+            needed = min(self.floor_at(twin.compacted + 1), twin.compacted)
             outcome = slots.outcome(slots.first)
             assert outcome is not None and outcome_head(outcome).after > needed, "no more of the log is left"
+
+    def floor_at(self, revision: int) -> int:
+        """Return after which revision the log may have had older versions when ``revision`` was made."""
+        number = next(number for number, (after, _size) in enumerate(self.slots) if after >= revision)
+        size = 0
+        for after, entry_bytes in reversed(self.slots[: number + 1]):
+            size += entry_bytes
+            if size > self.rough.log_reach_bytes:
+                return after
+        return 0
 
     def compare_snapshots(self) -> None:
         """Older versions travel whole, wherever they are kept, and from any key on."""
@@ -402,14 +412,14 @@ def paged(space: Space, start: bytes, end: bytes, at: int) -> list[bytes]:
 
 
 def play(
-    story: list[tuple[str, Any]], log_reach_revisions: int | None = None, **twin_options: int
+    story: list[tuple[str, Any]], log_reach_bytes: int | None = None, **twin_options: int
 ) -> Counter[str]:
     """Play ``story``; raise ``AssertionError`` where space and twin, or two nodes, disagree.
 
-    ``log_reach_revisions``: one of ``REACHES``; without, the story says which. Returns how often each kind of
+    ``log_reach_bytes``: one of ``REACHES``; without, the story says which. Returns how often each kind of
     verdict was given.
     """
-    playing = Play(log_reach_revisions or REACHES[len(story) % len(REACHES)], **twin_options)
+    playing = Play(log_reach_bytes or REACHES[len(story) % len(REACHES)], **twin_options)
     playing.prelude()
     for kind, detail in story:
         playing.event(kind, detail)
@@ -468,6 +478,10 @@ DIRECTED: dict[str, list[tuple[str, Any]]] = {
     ],
     "compaction in the middle of a slot": [
         *(one(B), one(C), slot_of(sent(offered(Put(b"b", b"2")), offered(Put(b"c", b"2")))), ("compact", 2)),
+    ],
+    "an older version is not looked for in a log that has begun to go": [
+        *(one(B), one(C), one(A), FLUSH, ("compact", 1), FLUSH, ("sweep", 1)),
+        *(one(Put(b"b", b"2")), FLUSH, SWEEP, FLUSH),
     ],
     "the log goes with the second compaction": [
         *(one(B), ("compact", 1), one(Put(b"b", b"2")), one(Put(b"b", b"3")), ("compact", 2)),

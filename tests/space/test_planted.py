@@ -114,9 +114,11 @@ BUGS = [
     # -- versions, cache, restart
     Bug("the state rides with what it folds", "journal.space", "        writes.append((STATE, state.seal()))\n", "        pass\n"),
     Bug("an older version is kept", "journal.space", "                            superseded.append((key, revision, old))", "                            pass"),
-    Bug("the log is kept for the older versions in it", "journal.slots", "self._space.versions.log_needed_after(compacted) + 1", "compacted + 1"),
+    Bug("the log is kept for the older versions in it", "journal.slots", "Revision(self._space.versions.log_needed_after(compacted))", "Revision(compacted)"),
     Bug("also for those that are not stored yet", "journal.versions", "floor = next(floors, compacted)", "floor = compacted"),
-    Bug("but no longer than compaction demands", "journal.space", "max(self.compacted, self.slots.base,", "max(self.slots.base,"),
+    Bug("but no longer than it is to reach", "journal.space", "self.slots.floor(self._log_reach_bytes)", "self.slots.floor(2**62)"),
+    Bug("what is put later does not count on a log that is going", "journal.slots", "max(self.base, self._let_go, ", "max("),
+    Bug("nor on one that goes in steps", "journal.slots", "max(self.base, self._let_go, ", "max(self.base, "),
     Bug("a version that a deletion ended is stored whole", "journal.versions", "if successor[2] or successor[1] != end:", "if True:"),
     Bug("a page goes with its slot", "journal.slots", "                removed.append((number_key(ENDED, head.after), None))", "                pass"),
     Bug("a tombstone has no value in the log", "journal.versions", "if is_whole or not record[2]:", "if is_whole:"),

@@ -36,7 +36,7 @@ class World:
 
     cache_records_max: int = 200_000
     cache_bytes_max: int = 1 << 28
-    log_reach_revisions: int = 0
+    log_reach_bytes: int = 0
     storage: MemoryStorage = field(default_factory=MemoryStorage)
     entries: list[bytes] = field(default_factory=list)
     pending: list[tuple[Slot, list[Write]]] = field(default_factory=list)
@@ -50,7 +50,7 @@ class World:
             self.storage,
             cache_records_max=self.cache_records_max,
             cache_bytes_max=self.cache_bytes_max,
-            log_reach_revisions=self.log_reach_revisions,
+            log_reach_bytes=self.log_reach_bytes,
         )
 
     def fold(self, value: bytes) -> Folded:
