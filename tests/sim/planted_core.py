@@ -232,7 +232,7 @@ def folds_in_an_order_of_its_own(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Attempt, "_delete", delete)
 
 
-@mutant(40)
+@mutant(200)
 def range_conditions_miss_the_slot_being_folded(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Changed, "within", lambda self, start, end: [])
 
