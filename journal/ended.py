@@ -80,10 +80,10 @@ def unpack_page(key: bytes, sealed: bytes) -> Page:
     return page
 
 
-def first_floor(reader: Reader, after: int) -> int | None:
-    """Return the floor of the first page of a slot that ended after revision ``after``, if there is one."""
+def first_page(reader: Reader, after: int) -> Page | None:
+    """Return the first page of a slot that ended after revision ``after``, if there is one."""
     for key, sealed in reader.iterate(number_key(ENDED, after + 1), family_end(ENDED)):
-        return unpack_page(key, sealed).floor
+        return unpack_page(key, sealed)
     return None
 
 

@@ -27,7 +27,7 @@ from itertools import islice
 import msgpack
 
 from journal.commits import outcome_head
-from journal.ended import unpack_page
+from journal.ended import first_page, unpack_page
 from journal.errors import RecordDamaged
 from journal.state import read_state, unpack_state
 from journal.storage import Storage, View
@@ -44,7 +44,6 @@ from journal.storage.records import (
     RECENT,
     STAGED,
     STATE,
-    family_end,
     number_key,
     number_of,
     unseal,
@@ -145,10 +144,8 @@ def gone(view: View, key: bytes, sealed: bytes, payload: bytes) -> Iterator[Reco
 
 def _is_in_page(view: View, key: bytes, end: int) -> bool:
     """Whether the version that ``end`` ended is one of those of which the log has the value."""
-    for stored_key, sealed in view.iterate(number_key(ENDED, end), family_end(ENDED)):
-        page = unpack_page(stored_key, sealed)
-        return (key, end) in zip(page.keys, page.ends, strict=True)
-    return False
+    page = first_page(view, end - 1)
+    return page is not None and (key, end) in zip(page.keys, page.ends, strict=True)
 
 
 def _missing(view: View, key: bytes, why: str) -> Iterator[RecordDamaged]:

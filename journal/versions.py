@@ -32,7 +32,7 @@ from struct import Struct, unpack_from
 from typing import Final, NamedTuple
 
 from journal.checksum import crc32
-from journal.ended import Ended, Page, PlaceOf, first_floor
+from journal.ended import Ended, Page, PlaceOf, first_page
 from journal.errors import RecordDamaged
 from journal.storage import Reader, Write
 from journal.storage.records import (
@@ -349,8 +349,10 @@ class Versions:
     def log_needed_after(self, compacted: int) -> int:
         """Return the revision after which the log has values of versions that a reader at or after
         ``compacted`` can see."""
-        floor = first_floor(self._reader, compacted)
-        if floor is None:  # those in memory are later
+        page = first_page(self._reader, compacted)
+        if page is not None:
+            floor = page.floor
+        else:  # those in memory are later
             floors = (slot.floor for slot in self._unflushed if slot.floor is not None)
             floor = next(floors, compacted)
         return min(floor, compacted)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import math
+from contextlib import suppress
 
 import trio
 
@@ -63,12 +64,8 @@ class Lease:
         interval = self.ttl_s / KEEP_ALIVES_PER_TERM
         while True:
             await trio.sleep(interval)
-            asked = trio.current_time()
-            try:
-                ttl_ms = await self._router.at_leader(self._renew, max(interval, 0.1), is_urgent=True)
-            except JournalError:
-                continue  # among others: there is no such lease, so far
-            self.sure_until = asked + ttl_ms / 1000
+            with suppress(JournalError):  # among others: there is no such lease, so far
+                await self._renew(interval)
 
     async def keep(self, cancel_on_loss: bool) -> None:
         """Keep it alive until cancelled or lost."""
@@ -78,16 +75,14 @@ class Lease:
         with self._keeper:
             while True:
                 await trio.sleep(delay)
-                asked = trio.current_time()
                 try:
-                    ttl_ms = await self._router.at_leader(self._renew, max(interval, 0.1), is_urgent=True)
+                    await self._renew(interval)
                 except LeaseNotFound:
                     break
                 except JournalError as error:
                     log.info("lease %d could not be kept alive yet: %s", self.id, error)
                     delay = min(interval, backoff.next_s())
                 else:
-                    self.sure_until = asked + ttl_ms / 1000
                     backoff.reset()
                     delay = interval * self._router.rng.uniform(0.8, 1.0)
             log.warning("lease %d is lost", self.id)
@@ -95,8 +90,15 @@ class Lease:
             if cancel_on_loss:
                 self.scope.cancel()
 
-    async def _renew(self, connection: Connection) -> int:
-        return await connection.lease_keep_alive(self.id)
+    async def _renew(self, interval: float) -> None:
+        """Have the leader keep it alive for a term from now. Raises ``JournalError``."""
+
+        async def keep_alive(connection: Connection) -> int:
+            return await connection.lease_keep_alive(self.id)
+
+        asked = trio.current_time()
+        ttl_ms = await self._router.at_leader(keep_alive, max(interval, 0.1), is_urgent=True)
+        self.sure_until = asked + ttl_ms / 1000
 
     def release(self) -> None:
         """Stop keeping it alive."""

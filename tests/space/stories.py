@@ -430,11 +430,11 @@ def play(
     while playing.rough.space.is_compacting:
         playing.rough.compact_step(3)
         playing.rough.flush()
-    while (slot := playing.rough.space.slots.first) is not None:
+    first = None
+    while first != playing.rough.space.slots.first:
+        first = playing.rough.space.slots.first
         playing.rough.trim_step(2)
         playing.rough.flush()
-        if playing.rough.space.slots.first == slot:
-            break
     playing.compare_states()
     playing.compare_history()
     playing.compare_snapshots()
